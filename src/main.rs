@@ -1,0 +1,3 @@
+//! The `vgpu-stub` program.
+
+fn main() {}
