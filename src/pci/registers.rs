@@ -1,0 +1,109 @@
+//! Register bytes with what a write may do to them.
+
+/// A run of little-endian registers: per bit its value, whether a write sets
+/// it, and whether a write of one clears it. A bit with neither is read-only.
+#[derive(Debug, Clone)]
+pub(super) struct Registers {
+    value: Vec<u8>,
+    writable: Vec<u8>,
+    clear: Vec<u8>,
+}
+
+impl Registers {
+    /// `length` bytes that read zero and ignore writes.
+    pub(super) fn zeroed(length: usize) -> Self {
+        Self {
+            value: vec![0; length],
+            writable: vec![0; length],
+            clear: vec![0; length],
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.value.len()
+    }
+
+    pub(super) fn value(&self) -> &[u8] {
+        &self.value
+    }
+
+    /// Puts back the bytes of an earlier [`Self::value`]. They have the same
+    /// length, because it never changes.
+    pub(super) fn restore(&mut self, value: &[u8]) {
+        self.value.copy_from_slice(value);
+    }
+
+    // The functions below take offsets from `spec` or from the builder, which
+    // has checked that they fit, and never one from a guest.
+
+    pub(super) fn set_u8(&mut self, at: usize, value: u8, writable: u8) {
+        self.set(at, [value], [writable]);
+    }
+
+    pub(super) fn set_u16(&mut self, at: usize, value: u16, writable: u16) {
+        self.set(at, value.to_le_bytes(), writable.to_le_bytes());
+    }
+
+    pub(super) fn set_u32(&mut self, at: usize, value: u32, writable: u32) {
+        self.set(at, value.to_le_bytes(), writable.to_le_bytes());
+    }
+
+    fn set<const N: usize>(&mut self, at: usize, value: [u8; N], writable: [u8; N]) {
+        self.value[at..at + N].copy_from_slice(&value);
+        self.writable[at..at + N].copy_from_slice(&writable);
+    }
+
+    /// Makes bits write-one-to-clear.
+    pub(super) fn set_clear_u16(&mut self, at: usize, clear: u16) {
+        self.clear[at..at + 2].copy_from_slice(&clear.to_le_bytes());
+    }
+
+    /// Changes bits from inside the device, whatever a write may do.
+    pub(super) fn update_u16(&mut self, at: usize, mask: u16, bits: u16) {
+        let value = (self.u16(at) & !mask) | (bits & mask);
+        self.value[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+
+    pub(super) fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.value[at], self.value[at + 1]])
+    }
+
+    pub(super) fn u32(&self, at: usize) -> u32 {
+        u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
+    }
+
+    /// Copies all of `other` to `at`.
+    pub(super) fn splice(&mut self, at: usize, other: &Self) {
+        let end = at + other.len();
+        self.value[at..end].copy_from_slice(&other.value);
+        self.writable[at..end].copy_from_slice(&other.writable);
+        self.clear[at..end].copy_from_slice(&other.clear);
+    }
+
+    /// Reads as a guest: any offset and length, all-ones beyond the end.
+    pub(super) fn read(&self, offset: usize, data: &mut [u8]) {
+        let known = self.value.get(offset..).unwrap_or_default();
+        let (inside, outside) = data.split_at_mut(known.len().min(data.len()));
+        inside.copy_from_slice(&known[..inside.len()]);
+        outside.fill(0xff);
+    }
+
+    /// Writes as a guest: any offset and length, nothing beyond the end.
+    pub(super) fn write(&mut self, offset: usize, data: &[u8]) {
+        let bytes = self.value.iter_mut().zip(&self.writable).zip(&self.clear);
+        for (((value, writable), clear), new) in bytes.skip(offset).zip(data) {
+            *value = ((*value & !writable) | (new & writable)) & !(new & clear);
+        }
+    }
+
+    /// The bits that no write can change.
+    #[cfg(test)]
+    pub(super) fn fixed(&self) -> Vec<u8> {
+        let changing = self.writable.iter().zip(&self.clear).map(|(w, c)| w | c);
+        self.value
+            .iter()
+            .zip(changing)
+            .map(|(v, c)| v & !c)
+            .collect()
+    }
+}

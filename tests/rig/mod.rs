@@ -1,0 +1,40 @@
+//! The rig: how tests obtain and run real components.
+//!
+//! A test file says `mod rig;`, asks for what it needs and hands the answer
+//! to [`or_skip`]:
+//!
+//! ```ignore
+//! let Some(qemu) = or_skip(Qemu::new(Accelerator::Tcg)) else { return };
+//! ```
+//!
+//! - [`qemu`]: QEMU from Debian's backports, started, watched and reaped.
+//! - [`guest`]: bare-metal guests, compiled here.
+//! - [`linux`]: Debian's cloud kernel with an initramfs made here.
+//! - [`debian`]: where the packages come from; the host's own packages and
+//!   its apt state are only read.
+//!
+//! Everything that is kept lies under `$XDG_CACHE_HOME/vgpu-stub`
+//! (`~/.cache/vgpu-stub`) and may be deleted at any time.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test file includes the whole rig and uses its own part of it"
+)]
+
+pub(crate) mod cache;
+pub(crate) mod cpio;
+pub(crate) mod debian;
+mod error;
+pub(crate) mod guest;
+pub(crate) mod linux;
+pub(crate) mod process;
+pub(crate) mod qemu;
+pub(crate) mod qmp;
+mod running;
+pub(crate) mod sources;
+
+pub(crate) use error::{RigError, or_skip};
+pub(crate) use guest::Guest;
+pub(crate) use linux::Linux;
+pub(crate) use qemu::{Accelerator, Machine, Memory, Qemu, kvm_works};
+pub(crate) use running::{Outcome, Running};

@@ -1,0 +1,302 @@
+//! QEMU from Debian's backports: the command line and its start.
+//!
+//! Standard input is the monitor's socket and standard output the guest's
+//! console, so no path and no inherited descriptor has to be agreed upon.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempPath;
+
+use super::debian::{Recipe, Tree};
+use super::running::Running;
+use super::{RigError, guest, process};
+
+const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
+
+const RECIPE: Recipe = Recipe {
+    name: "qemu",
+    backports: true,
+    packages: &["qemu-system-x86"],
+    alone: None,
+    programs: &[(PROGRAM, "--version")],
+};
+
+/// vfio-user-pci came with 10.1; 10.1.0 had a regression.
+const OLDEST: Version = (10, 1, 1);
+
+/// The first QEMU that can end together with the process that started it.
+const EXIT_WITH_PARENT: Version = (10, 2, 0);
+
+type Version = (u32, u32, u32);
+
+/// The port of isa-debug-exit.
+pub(crate) const EXIT_PORT: u8 = 0xf4;
+
+/// The port of the debug console.
+pub(crate) const DEBUG_PORT: u8 = 0xe9;
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    /// QEMU's translator, which works everywhere.
+    Tcg,
+    /// The host's processor; see [`kvm_works`].
+    Kvm,
+}
+
+/// The machine type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// PCI, i440FX: the first free slot is 00:02.0.
+    Pc,
+    /// PCI Express: the first free slot is 00:01.0.
+    Q35,
+}
+
+/// Whether another process can map the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// A memfd, passed to vfio-user servers with each DMA map.
+    Shared,
+    /// Without a descriptor: servers must ask for each transfer.
+    Private,
+}
+
+#[derive(Debug)]
+struct Installed {
+    tree: Tree,
+    version: Version,
+}
+
+fn installed() -> Result<&'static Installed, RigError> {
+    static INSTALLED: OnceLock<Result<Installed, RigError>> = OnceLock::new();
+    let result = INSTALLED.get_or_init(|| {
+        let tree = Tree::obtain(&RECIPE)?;
+        let mut ask = tree.command(PROGRAM);
+        let text = process::run(ask.arg("--version"), Duration::from_secs(20), "")?;
+        let version = parse_version(&text)
+            .ok_or_else(|| RigError::failed("cannot read QEMU's version", &text))?;
+        if version < OLDEST {
+            return Err(RigError::missing(
+                format!("QEMU {version:?} is older than {OLDEST:?}"),
+                "the mirror's trixie-backports has no newer one",
+                "use another mirror",
+            ));
+        }
+        Ok(Installed { tree, version })
+    });
+    result.as_ref().map_err(Clone::clone)
+}
+
+/// Reads `QEMU emulator version 11.1.3 (Debian ...)`.
+pub(crate) fn parse_version(text: &str) -> Option<Version> {
+    let number = text.split_once("version ")?.1.split([' ', '\n']).next()?;
+    let mut parts = number.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// A QEMU to be started: no default devices, no display, no configuration
+/// files, one CPU, 128 MiB of shared memory, a serial port and a debug
+/// console (both captured as the console), isa-debug-exit and a monitor.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    installed: &'static Installed,
+    accelerator: Accelerator,
+    machine: Machine,
+    memory: Memory,
+    megabytes: u32,
+    arguments: Vec<OsString>,
+    files: Vec<TempPath>,
+}
+
+impl Qemu {
+    /// Finds or fetches QEMU.
+    pub(crate) fn new(accelerator: Accelerator) -> Result<Self, RigError> {
+        Ok(Self {
+            installed: installed()?,
+            accelerator,
+            machine: Machine::Pc,
+            memory: Memory::Shared,
+            megabytes: 128,
+            arguments: Vec::new(),
+            files: Vec::new(),
+        })
+    }
+
+    /// QEMU's version.
+    pub(crate) fn version(&self) -> (u32, u32, u32) {
+        self.installed.version
+    }
+
+    /// Chooses the machine type; it is `Pc` otherwise.
+    pub(crate) fn machine(mut self, machine: Machine) -> Self {
+        self.machine = machine;
+        self
+    }
+
+    /// Chooses the kind of guest memory; it is `Shared` otherwise.
+    pub(crate) fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Chooses the size of guest memory in MiB.
+    pub(crate) fn megabytes(mut self, megabytes: u32) -> Self {
+        self.megabytes = megabytes;
+        self
+    }
+
+    /// Adds anything else to the command line.
+    pub(crate) fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Adds `-device` with QEMU's comma syntax or JSON.
+    pub(crate) fn device(self, device: impl Into<OsString>) -> Self {
+        self.arg("-device").arg(device)
+    }
+
+    /// Adds the device that a vfio-user server offers on a socket, with
+    /// further properties, such as `json!({"x-no-posted-writes": true})`.
+    pub(crate) fn vfio_user(self, socket: &Path, properties: &Value) -> Self {
+        let mut device = json!({
+            "driver": "vfio-user-pci",
+            "socket": {"type": "unix", "path": socket},
+        });
+        for (name, value) in properties.as_object().into_iter().flatten() {
+            device[name] = value.clone();
+        }
+        self.device(device.to_string())
+    }
+
+    /// Boots a multiboot image or a Linux kernel.
+    pub(crate) fn kernel(self, image: &Path) -> Self {
+        self.arg("-kernel").arg(image)
+    }
+
+    /// The kernel's command line.
+    pub(crate) fn append(self, line: &str) -> Self {
+        self.arg("-append").arg(line)
+    }
+
+    /// Lets a guest that restarts (a triple fault, a panic) end QEMU. QMP's
+    /// `system_reset` then ends it too.
+    pub(crate) fn no_reboot(self) -> Self {
+        self.arg("-no-reboot")
+    }
+
+    /// Keeps a temporary file for as long as QEMU runs.
+    pub(super) fn keep(mut self, file: TempPath) -> Self {
+        self.files.push(file);
+        self
+    }
+
+    /// Starts QEMU. A command line that QEMU refuses is seen as an exit.
+    ///
+    /// QEMU ends with the thread that calls this, even if that is killed:
+    /// `exit-with-parent` is the kernel's parent-death signal.
+    pub(crate) fn start(self) -> Result<Running, RigError> {
+        let sockets = || -> io::Result<[(UnixStream, UnixStream); 2]> {
+            Ok([UnixStream::pair()?, UnixStream::pair()?])
+        };
+        let [(monitor, their_monitor), (console, their_console)] =
+            sockets().map_err(|error| RigError::failed("cannot make QEMU's sockets", error))?;
+        let tree = &self.installed.tree;
+        let mut command = tree.command(PROGRAM);
+        command.args(self.fixed_arguments());
+        command.args(&self.arguments);
+        command.env(
+            "QEMU_MODULE_DIR",
+            tree.path("usr/lib/x86_64-linux-gnu/qemu"),
+        );
+        command
+            .stdin(Stdio::from(OwnedFd::from(their_monitor)))
+            .stdout(Stdio::from(OwnedFd::from(their_console)))
+            .stderr(Stdio::piped());
+        let child = command
+            .spawn()
+            .map_err(|error| RigError::failed("cannot start QEMU", error))?;
+        Running::new(child, console, monitor, self.files)
+    }
+
+    fn fixed_arguments(&self) -> Vec<OsString> {
+        let machine = match self.machine {
+            Machine::Pc => "pc",
+            Machine::Q35 => "q35",
+        };
+        let accelerator = match self.accelerator {
+            Accelerator::Tcg => "tcg",
+            Accelerator::Kvm => "kvm",
+        };
+        let memory = match self.memory {
+            Memory::Shared => "memory-backend-memfd,share=on",
+            Memory::Private => "memory-backend-ram,share=off",
+        };
+        let megabytes = self.megabytes;
+        let line = [
+            "-no-user-config -nodefaults -display none -msg timestamp=off".to_owned(),
+            format!("-machine {machine},memory-backend=ram -accel {accelerator}"),
+            format!("-object {memory},id=ram,size={megabytes}M -m {megabytes}M"),
+            "-chardev socket,id=monitor,fd=0 -mon chardev=monitor,mode=control".to_owned(),
+            "-chardev socket,id=console,fd=1,mux=on -serial chardev:console".to_owned(),
+            format!("-device isa-debugcon,iobase={DEBUG_PORT},chardev=console"),
+            format!("-device isa-debug-exit,iobase={EXIT_PORT},iosize=4"),
+        ]
+        .join(" ");
+        let mut arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        if self.installed.version >= EXIT_WITH_PARENT {
+            arguments.extend(["-run-with", "exit-with-parent=on"].map(OsString::from));
+        }
+        for data in ["qemu", "seabios"] {
+            let directory = self.installed.tree.path("usr/share").join(data);
+            arguments.extend([OsStr::new("-L").to_owned(), directory.into()]);
+        }
+        arguments
+    }
+}
+
+/// Whether guests run under KVM here; says once why not.
+///
+/// A machine without it is no fault of the rig, so this is never an error.
+pub(crate) fn kvm_works() -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| match try_kvm() {
+        Ok(()) => true,
+        Err(reason) => {
+            eprintln!("skipped: KVM does not work here: {reason}");
+            false
+        }
+    })
+}
+
+fn try_kvm() -> Result<(), RigError> {
+    // Opening says more than QEMU's message does.
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map_err(|error| RigError::failed("/dev/kvm", error))?;
+    let image = guest::trivial()?;
+    let outcome = Qemu::new(Accelerator::Kvm)?
+        .kernel(&image)
+        .keep(image)
+        .no_reboot()
+        .start()?
+        .wait(Duration::from_secs(10))?;
+    match outcome.guest_code() {
+        Some(guest::TRIVIAL_CODE) => Ok(()),
+        _ => Err(RigError::failed(
+            format!("a trivial guest ended with {}", outcome.status),
+            outcome.errors.join(" "),
+        )),
+    }
+}
