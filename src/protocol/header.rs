@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
-use super::Malformed;
+use super::{Command, Malformed};
 
 const TYPE_MASK: u32 = 0xf;
 const TYPE_COMMAND: u32 = 0;
@@ -102,6 +102,38 @@ impl Header {
             flags,
             error: self.error.unwrap_or(0),
         })
+    }
+
+    /// The header of a command; its size is set when the message is whole.
+    pub fn command(id: u16, command: Command) -> Header {
+        Header {
+            id,
+            command: command.to_wire(),
+            size: 0,
+            kind: Kind::Command,
+            no_reply: false,
+            error: None,
+        }
+    }
+
+    /// The header of this command's reply.
+    #[inline]
+    pub fn reply(&self) -> Header {
+        Header {
+            kind: Kind::Reply,
+            no_reply: false,
+            error: None,
+            size: 0,
+            ..*self
+        }
+    }
+
+    /// The header of this command's refusal.
+    pub fn refusal(&self, errno: i32) -> Header {
+        Header {
+            error: Some(errno.unsigned_abs()),
+            ..self.reply()
+        }
     }
 
     /// The bytes that follow the header.

@@ -184,7 +184,29 @@ impl<'a> SetIrqs<'a> {
         let command = Command::DeviceSetIrqs;
         let (wire, rest) = prefix::<SetWire>(command, body)?;
         check_argsz(command, wire.argsz, size::<SetWire>())?;
-        let flags = wire.flags;
+        let set = SetIrqs::from_fields(wire.index, wire.flags, wire.start, wire.count, rest)?;
+        match set.data {
+            IrqData::Bool(_) => Ok(set),
+            IrqData::None | IrqData::EventFd => {
+                nothing_after(command, size_of::<SetWire>(), rest)?;
+                Ok(set)
+            }
+        }
+    }
+
+    /// The request, from its fields and the bytes of its bools.
+    ///
+    /// # Errors
+    ///
+    /// As [`SetIrqs::parse`].
+    pub fn from_fields(
+        index: u32,
+        flags: u32,
+        start: u32,
+        count: u32,
+        bools: &'a [u8],
+    ) -> Result<SetIrqs<'a>, Malformed> {
+        let command = Command::DeviceSetIrqs;
         let invalid = Malformed::Flags { command, flags };
         let action = match flags & !DATA_MASK {
             ACTION_MASK => IrqAction::Mask,
@@ -194,30 +216,26 @@ impl<'a> SetIrqs<'a> {
         };
         let data = match flags & DATA_MASK {
             DATA_NONE => IrqData::None,
-            DATA_BOOL => IrqData::Bool(rest),
+            DATA_BOOL if bools.len() == count as usize => IrqData::Bool(bools),
+            DATA_BOOL => {
+                return Err(Malformed::Count {
+                    command,
+                    count: u64::from(count),
+                    got: bools.len(),
+                });
+            }
             DATA_EVENTFD => IrqData::EventFd,
             _ => return Err(invalid),
         };
         let set = SetIrqs {
-            index: wire.index,
-            start: wire.start,
-            count: wire.count,
+            index,
+            start,
+            count,
             action,
             data,
         };
         set.check_range()?;
-        match data {
-            IrqData::Bool(bytes) if bytes.len() != set.count as usize => Err(Malformed::Count {
-                command,
-                count: u64::from(set.count),
-                got: bytes.len(),
-            }),
-            IrqData::Bool(_) => Ok(set),
-            IrqData::None | IrqData::EventFd => {
-                nothing_after(command, size_of::<SetWire>(), rest)?;
-                Ok(set)
-            }
-        }
+        Ok(set)
     }
 
     /// Whether this disables every interrupt of the type: a count of 0 with no

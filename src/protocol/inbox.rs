@@ -1,0 +1,326 @@
+//! The receiving half of a connection: whole messages out of a byte stream,
+//! each with the descriptors that came with it.
+//!
+//! A message may arrive in any number of pieces, and many may arrive at once.
+//! Descriptors arrive with the first byte of the send that carries them, and
+//! the kernel ends a receive behind such a send. So while a receive asks for
+//! no more than the rest of one message, its descriptors belong to that
+//! message. Only behind a region access, which is the hot path and rarely
+//! followed by descriptors, a receive takes all there is; descriptors then
+//! belong to the last message that begins in what was received, as all known
+//! clients send one message at a time.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use thiserror::Error;
+
+use super::{Command, Header, MAX_FDS, Malformed, Socket};
+
+/// The largest data of a single transfer that we offer.
+pub const MAX_DATA: u32 = 1024 * 1024;
+
+/// The largest message: a region write of [`MAX_DATA`], or a list of writes.
+pub const MAX_MESSAGE: usize = Header::SIZE + 16 + MAX_DATA as usize;
+
+/// How many messages, and how many bytes of them, may be put aside.
+const MAX_DEFERRED: (usize, usize) = (1024, 4 * MAX_MESSAGE);
+
+/// A message as it arrived. Its memory is used again.
+#[derive(Debug)]
+pub struct Message {
+    /// The header; its size is right.
+    pub header: Header,
+    /// What follows the header.
+    pub body: Vec<u8>,
+    /// The descriptors that came with it.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// An empty message, to be received into.
+    pub fn new() -> Self {
+        Message {
+            header: Header::command(0, Command::Version),
+            body: Vec::new(),
+            fds: Vec::new(),
+        }
+    }
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why there is no further message. All of these end the connection.
+#[derive(Debug, Error)]
+pub enum ReceiveError {
+    /// The peer left, between two messages.
+    #[error("the peer left")]
+    Closed,
+    /// The peer left in the middle of a message.
+    #[error("the peer left in the middle of a message")]
+    Cut,
+    /// A header that leaves no way to find the next message.
+    #[error("{1}")]
+    Unframed([u8; Header::SIZE], Malformed),
+    /// The peer stalled in the middle of a message, or did not begin one in
+    /// the time that it had.
+    #[error("the peer sent nothing in time")]
+    TimedOut,
+    /// The socket failed.
+    #[error("receive: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// How long to wait for a message.
+#[derive(Clone, Copy, Debug)]
+pub enum Wait {
+    /// As long as it takes for it to begin.
+    Forever,
+    /// Until then.
+    Until(Instant),
+}
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub struct Inbox {
+    socket: Arc<Socket>,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Descriptors that arrived, by the position in `buffer` at which their
+    /// message begins. At most one entry for a message that is not complete.
+    fds: VecDeque<(usize, Vec<OwnedFd>)>,
+    read_ahead: bool,
+    /// When the incomplete message in the buffer must be complete.
+    stalled: Option<Instant>,
+    /// How long a message may take from its first byte to its last.
+    patience: Duration,
+    deferred: VecDeque<Message>,
+    deferred_bytes: usize,
+}
+
+impl Inbox {
+    /// Receives from `socket`. A message must be complete `patience` after it
+    /// began.
+    pub fn new(socket: Arc<Socket>, patience: Duration) -> Self {
+        Inbox {
+            socket,
+            // Zeroed memory takes no room before it is touched.
+            buffer: vec![0; MAX_MESSAGE].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            fds: VecDeque::new(),
+            read_ahead: false,
+            stalled: None,
+            patience,
+            deferred: VecDeque::new(),
+            deferred_bytes: 0,
+        }
+    }
+
+    /// Whether a message or part of one is here already, so that waiting for
+    /// the socket alone would be wrong.
+    #[inline]
+    pub fn has_input(&self) -> bool {
+        self.start < self.end || !self.deferred.is_empty()
+    }
+
+    /// Receives the next message, one that was put aside before new ones.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn receive(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
+        if let Some(first) = self.deferred.pop_front() {
+            self.deferred_bytes -= first.body.len();
+            *message = first;
+            return Ok(());
+        }
+        self.receive_new(message, wait)
+    }
+
+    /// Receives the next message from the socket.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
+        loop {
+            let missing = match self.header()? {
+                None => Header::SIZE - (self.end - self.start),
+                Some((_, size)) if self.start + size > self.end => self.start + size - self.end,
+                Some((header, size)) => {
+                    self.take(message, header, size);
+                    return Ok(());
+                }
+            };
+            self.fill(missing, wait)?;
+        }
+    }
+
+    /// Puts a message aside for [`Inbox::receive`]; gives it back if there
+    /// are too many.
+    ///
+    /// # Errors
+    ///
+    /// The message, if it would be one too many.
+    pub fn defer(&mut self, message: Message) -> Result<(), Message> {
+        let bytes = self.deferred_bytes + message.body.len();
+        if self.deferred.len() >= MAX_DEFERRED.0 || bytes > MAX_DEFERRED.1 {
+            return Err(message);
+        }
+        self.deferred_bytes = bytes;
+        self.deferred.push_back(message);
+        Ok(())
+    }
+
+    /// The header of the message at `start` and the message's size, once the
+    /// header is here.
+    #[inline]
+    fn header(&self) -> Result<Option<(Header, usize)>, ReceiveError> {
+        let Some(bytes) = self.buffer[self.start..self.end].first_chunk() else {
+            return Ok(None);
+        };
+        let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
+        let header = Header::parse(bytes).map_err(unframed)?;
+        let size = header.size as usize;
+        if size > MAX_MESSAGE {
+            return Err(unframed(Malformed::MessageSize(header.size)));
+        }
+        Ok(Some((header, size)))
+    }
+
+    #[inline]
+    fn take(&mut self, message: &mut Message, header: Header, size: usize) {
+        let body = &self.buffer[self.start + Header::SIZE..self.start + size];
+        message.body.clear();
+        message.body.extend_from_slice(body);
+        message.fds.clear();
+        if self.fds.front().is_some_and(|(at, _)| *at == self.start)
+            && let Some((_, fds)) = self.fds.pop_front()
+        {
+            message.fds = fds;
+        }
+        self.read_ahead = matches!(
+            Command::from_wire(header.command),
+            Some(Command::RegionRead | Command::RegionWrite | Command::RegionWriteMulti)
+        );
+        message.header = header;
+        self.start += size;
+        self.stalled = None;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Receives at least a byte of the `missing` ones, within the time that
+    /// is left.
+    #[inline]
+    fn fill(&mut self, missing: usize, wait: Wait) -> Result<(), ReceiveError> {
+        if self.end + missing > self.buffer.len() {
+            self.compact();
+        }
+        if self.start < self.end {
+            let now = Instant::now();
+            let deadline = *self.stalled.get_or_insert(now + self.patience);
+            self.poll(deadline)?;
+        } else if let Wait::Until(deadline) = wait {
+            self.poll(deadline)?;
+        }
+        let limit = if self.read_ahead {
+            self.buffer.len()
+        } else {
+            self.end + missing
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
+        let received = retry_on_intr(|| {
+            recvmsg(
+                &self.socket,
+                &mut parts,
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        });
+        match received.map_err(io::Error::from) {
+            Ok(received) if received.bytes == 0 && self.start < self.end => {
+                return Err(ReceiveError::Cut);
+            }
+            Ok(received) if received.bytes == 0 => return Err(ReceiveError::Closed),
+            Ok(received) => self.end += received.bytes,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(ReceiveError::Closed);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(arrived) = message {
+                fds.extend(arrived);
+            }
+        }
+        if !fds.is_empty() {
+            self.assign(fds);
+        }
+        Ok(())
+    }
+
+    /// Gives descriptors to the last message that begins in what is here.
+    fn assign(&mut self, mut fds: Vec<OwnedFd>) {
+        let mut owner = self.start;
+        while let Some(header) = self.buffer[owner..self.end].first_chunk() {
+            let size = Header::parse(header).map_or(MAX_MESSAGE, |header| header.size as usize);
+            if owner + size >= self.end {
+                break;
+            }
+            owner += size;
+        }
+        match self.fds.back_mut() {
+            // A message that was sent in pieces, each with descriptors.
+            Some((at, earlier)) if *at == owner => {
+                earlier.append(&mut fds);
+                earlier.truncate(MAX_FDS);
+            }
+            _ => self.fds.push_back((owner, fds)),
+        }
+    }
+
+    /// Moves what is here to the front of the buffer.
+    fn compact(&mut self) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        for (at, _) in &mut self.fds {
+            *at -= self.start;
+        }
+        self.end -= self.start;
+        self.start = 0;
+    }
+
+    fn poll(&self, deadline: Instant) -> Result<(), ReceiveError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).map_err(|_| ReceiveError::TimedOut)?;
+            let socket = self.socket.as_fd();
+            match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return Err(ReceiveError::TimedOut),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(ReceiveError::Io(errno.into())),
+            }
+        }
+    }
+}
