@@ -1,0 +1,165 @@
+//! What a device is to the bus: its identity, BARs and interrupts.
+
+use std::ops::Range;
+
+use super::{Access, Register, RegisterMap, SharedMemory};
+use crate::pci::{BarKind, BarLayout, Capability, Identity, Msi, Msix};
+
+/// A PCI function, described by its [`Device`](super::Device).
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// Vendor, device, subsystem, class and revision.
+    pub identity: Identity,
+    /// The BARs. A 64-bit BAR takes the slot after it too.
+    pub bars: [Option<Bar>; 6],
+    /// MSI-X, if offered. Its table and pending bits lie in a BAR, where the
+    /// endpoint keeps them; the map reserves their place.
+    pub msix: Option<Msix>,
+    /// MSI, if offered.
+    pub msi: Option<Msi>,
+    /// Whether the function has an INTx pin (INTA).
+    pub intx: bool,
+    /// Further capabilities, in order. MSI and MSI-X are added to them.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Function {
+    /// A function with an identity and nothing else.
+    pub fn new(identity: Identity) -> Self {
+        Function {
+            identity,
+            bars: Default::default(),
+            msix: None,
+            msi: None,
+            intx: false,
+            capabilities: Vec::new(),
+        }
+    }
+
+    /// Adds BAR `index`, 0 to 5; others are ignored.
+    #[must_use]
+    pub fn bar(mut self, index: usize, bar: Bar) -> Self {
+        if let Some(slot) = self.bars.get_mut(index) {
+            *slot = Some(bar);
+        }
+        self
+    }
+
+    /// Offers MSI-X.
+    #[must_use]
+    pub fn msix(mut self, msix: Msix) -> Self {
+        self.msix = Some(msix);
+        self
+    }
+
+    /// Offers MSI.
+    #[must_use]
+    pub fn msi(mut self, msi: Msi) -> Self {
+        self.msi = Some(msi);
+        self
+    }
+
+    /// Offers an INTx pin.
+    #[must_use]
+    pub fn intx(mut self) -> Self {
+        self.intx = true;
+        self
+    }
+
+    /// Adds a capability.
+    #[must_use]
+    pub fn capability(mut self, capability: Capability) -> Self {
+        self.capabilities.push(capability);
+        self
+    }
+}
+
+/// One BAR: registers whose accesses trap, memory that the client maps, or
+/// both.
+#[derive(Clone, Debug)]
+pub struct Bar {
+    pub(crate) layout: BarLayout,
+    pub(crate) registers: Option<&'static RegisterMap>,
+    pub(crate) memory: Option<SharedMemory>,
+    pub(crate) areas: Vec<Range<u64>>,
+    pub(crate) doorbells: Vec<Doorbell>,
+}
+
+/// A register whose writes may come as a counted event instead of a trapped
+/// access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doorbell {
+    /// The register; its width is the width of the write.
+    pub at: Access,
+    /// Only writes of this value ring, if set.
+    pub datamatch: Option<u64>,
+}
+
+impl Bar {
+    /// A 32-bit memory BAR of trapped registers, as large as its map.
+    pub fn registers<R: Register>() -> Self {
+        Bar {
+            registers: Some(R::MAP),
+            ..Bar::new(R::MAP.size() as u64)
+        }
+    }
+
+    /// A 32-bit memory BAR that the client maps whole.
+    pub fn memory(memory: SharedMemory) -> Self {
+        let size = memory.size() as u64;
+        Bar {
+            areas: vec![0..size],
+            memory: Some(memory),
+            ..Bar::new(size)
+        }
+    }
+
+    fn new(size: u64) -> Self {
+        Bar {
+            layout: BarLayout {
+                kind: BarKind::Memory32,
+                prefetchable: false,
+                size,
+            },
+            registers: None,
+            memory: None,
+            areas: Vec::new(),
+            doorbells: Vec::new(),
+        }
+    }
+
+    /// Lets the client map `areas` of the BAR, which then show `memory` at the
+    /// same offsets; what the map has there is hidden. Areas begin and end
+    /// on 4 KiB pages; the rest stays trapped.
+    #[must_use]
+    pub fn mapped(mut self, memory: SharedMemory, areas: Vec<Range<u64>>) -> Self {
+        self.memory = Some(memory);
+        self.areas = areas;
+        self
+    }
+
+    /// Makes the BAR 64 bits wide.
+    #[must_use]
+    pub fn wide(mut self) -> Self {
+        self.layout.kind = BarKind::Memory64;
+        self
+    }
+
+    /// Makes the BAR prefetchable: reads have no side effects.
+    #[must_use]
+    pub fn prefetchable(mut self) -> Self {
+        self.layout.prefetchable = true;
+        self
+    }
+
+    /// Offers whole writes of `register`, or those of `datamatch` only, as an
+    /// ioeventfd: KVM then counts them and the guest does not wait. They reach
+    /// the device through [`Device::rung`](super::Device::rung).
+    #[must_use]
+    pub fn doorbell<R: Register>(mut self, register: R, datamatch: Option<u64>) -> Self {
+        // The endpoint knows which BAR this is and fills it in.
+        let at = register.access(0);
+        self.doorbells.push(Doorbell { at, datamatch });
+        self
+    }
+}
