@@ -1,0 +1,292 @@
+//! One BAR at run time: which byte is a register, mapped memory, MSI-X or
+//! nothing, and how accesses of any length become accesses to registers.
+
+use std::ops::Range;
+
+use super::EndpointError;
+use super::dma_table::PAGE_SIZE;
+use super::irqs::IrqTable;
+use crate::device::{Access, AccessError, Bar, Device, Kind, RegisterMap, Row, SharedMemory};
+use crate::pci::Msix;
+
+/// Bytes of one MSI-X table entry (PCI 3.0 6.8.2).
+const MSIX_ENTRY: usize = 16;
+
+/// The vector control's mask bit, set after a reset (PCI 3.0 6.8.2.7).
+const MSIX_MASKED: usize = 12;
+
+/// A BAR.
+pub(super) struct BarSpace {
+    number: u8,
+    pub(super) size: u64,
+    registers: Option<&'static RegisterMap>,
+    memory: Option<SharedMemory>,
+    areas: Vec<Range<u64>>,
+    /// The MSI-X table, if it is here: where, and its bytes. Clients keep a
+    /// table of their own, so this one is memory and holds nothing back.
+    table: Option<(Range<u32>, Vec<u8>)>,
+    pba: Option<Range<u32>>,
+}
+
+/// What the bytes from an offset on are.
+enum Place {
+    Register(&'static Row),
+    Memory,
+    MsixTable,
+    MsixPba,
+    Nothing,
+}
+
+impl BarSpace {
+    pub(super) fn new(number: usize, bar: Bar, msix: Option<&Msix>) -> Result<Self, EndpointError> {
+        let size = bar.layout.size;
+        let whole_pages = bar.areas.iter().all(|area| {
+            area.start < area.end
+                && area.end <= size
+                && (area.start | area.end).is_multiple_of(PAGE_SIZE)
+        });
+        let fits = |memory: &SharedMemory| memory.size() as u64 == size;
+        if !whole_pages || !bar.memory.as_ref().is_none_or(fits) {
+            return Err(EndpointError::Areas { bar: number });
+        }
+        let here = |(bar, offset): (u8, u32), bytes: u32| {
+            (usize::from(bar) == number).then(|| offset..offset + bytes)
+        };
+        let vectors = msix.map_or(0, |msix| u32::from(msix.vectors));
+        // 16 bytes for each vector, and 8 for each 64 of them.
+        let table = msix.and_then(|msix| here(msix.table, vectors * 16));
+        let pba = msix.and_then(|msix| here(msix.pba, vectors.div_ceil(64) * 8));
+        let mut space = BarSpace {
+            // Six BARs.
+            number: u8::try_from(number).unwrap_or(u8::MAX),
+            size,
+            registers: bar.registers,
+            memory: bar.memory,
+            areas: bar.areas,
+            table: table.map(|range| (range.clone(), vec![0; range.len()])),
+            pba,
+        };
+        if !space.msix_place_is_free() {
+            return Err(EndpointError::MsixPlace { bar: number });
+        }
+        space.reset();
+        Ok(space)
+    }
+
+    /// Whether no register and no mapped page is where MSI-X keeps its own.
+    fn msix_place_is_free(&self) -> bool {
+        let table = self.table.iter().map(|(range, _)| range.clone());
+        let mut bytes = table.chain(self.pba.clone()).flatten();
+        bytes.all(|byte| {
+            let register = self.registers.and_then(|map| map.row_at(byte));
+            register.is_none() && self.area_at(byte).is_none()
+        })
+    }
+
+    /// What the client may map.
+    pub(super) fn mapped(&self) -> Option<(&SharedMemory, &[Range<u64>])> {
+        self.memory.as_ref().map(|memory| (memory, &self.areas[..]))
+    }
+
+    /// The MSI-X table as after power-on. Mapped memory belongs to the device.
+    pub(super) fn reset(&mut self) {
+        if let Some((_, bytes)) = &mut self.table {
+            bytes.fill(0);
+            for entry in bytes.chunks_exact_mut(MSIX_ENTRY) {
+                entry[MSIX_MASKED] = 1;
+            }
+        }
+    }
+
+    /// Reads `data` from `offset` on, which is inside the BAR. Returns how
+    /// many mistakes of the guest it met.
+    #[inline]
+    pub(super) fn read(
+        &self,
+        device: &mut dyn Device,
+        irqs: &IrqTable,
+        mut offset: u32,
+        mut data: &mut [u8],
+    ) -> u64 {
+        let mut mistakes = 0;
+        while !data.is_empty() {
+            let (place, run) = self.place(offset, data.len());
+            let (now, rest) = data.split_at_mut(run);
+            match place {
+                Place::Register(row) => {
+                    if let Err(error) = self.read_register(device, row, offset, now) {
+                        log::debug!("BAR {}: guest read: {error}", self.number);
+                        now.fill(0xff);
+                        mistakes += 1;
+                    }
+                }
+                Place::Memory => self.read_memory(offset, now),
+                Place::MsixTable => self.read_table(offset, now),
+                Place::MsixPba => self.read_pba(irqs, offset, now),
+                Place::Nothing => {
+                    now.fill(0xff);
+                    mistakes += 1;
+                }
+            }
+            // Inside the BAR, whose size fits 32 bits here.
+            offset = offset.wrapping_add(u32::try_from(run).unwrap_or(u32::MAX));
+            data = rest;
+        }
+        mistakes
+    }
+
+    /// Writes `data` from `offset` on, which is inside the BAR. Returns how
+    /// many mistakes of the guest it met.
+    #[inline]
+    pub(super) fn write(
+        &mut self,
+        device: &mut dyn Device,
+        mut offset: u32,
+        mut data: &[u8],
+    ) -> u64 {
+        let mut mistakes = 0;
+        while !data.is_empty() {
+            let (place, run) = self.place(offset, data.len());
+            let (now, rest) = data.split_at(run);
+            match place {
+                Place::Register(row) => {
+                    if let Err(error) = self.write_register(device, row, offset, now) {
+                        log::debug!("BAR {}: guest write: {error}", self.number);
+                        mistakes += 1;
+                    }
+                }
+                Place::Memory => self.write_memory(offset, now),
+                Place::MsixTable => self.write_table(offset, now),
+                // Read-only (PCI 3.0 6.8.2.9).
+                Place::MsixPba => {}
+                Place::Nothing => mistakes += 1,
+            }
+            offset = offset.wrapping_add(u32::try_from(run).unwrap_or(u32::MAX));
+            data = rest;
+        }
+        mistakes
+    }
+
+    /// What is at `offset`, and how many of `length` bytes it holds: at least
+    /// one, at most `length`.
+    #[inline]
+    fn place(&self, offset: u32, length: usize) -> (Place, usize) {
+        let (place, end) = self
+            .area_place(offset)
+            .or_else(|| {
+                let row = self.registers?.row_at(offset)?;
+                Some((Place::Register(row), row.range().end))
+            })
+            .or_else(|| self.msix_place(offset))
+            .unwrap_or((Place::Nothing, offset.saturating_add(1)));
+        let run = end.saturating_sub(offset) as usize;
+        (place, run.clamp(1, length))
+    }
+
+    #[inline]
+    fn area_at(&self, offset: u32) -> Option<&Range<u64>> {
+        let offset = u64::from(offset);
+        self.areas.iter().find(|area| area.contains(&offset))
+    }
+
+    #[inline]
+    fn area_place(&self, offset: u32) -> Option<(Place, u32)> {
+        let area = self.area_at(offset)?;
+        let end = u32::try_from(area.end).unwrap_or(u32::MAX);
+        Some((Place::Memory, end))
+    }
+
+    fn msix_place(&self, offset: u32) -> Option<(Place, u32)> {
+        let table = self.table.as_ref().map(|(range, _)| range);
+        if let Some(range) = table.filter(|range| range.contains(&offset)) {
+            return Some((Place::MsixTable, range.end));
+        }
+        let pba = self.pba.as_ref().filter(|range| range.contains(&offset))?;
+        Some((Place::MsixPba, pba.end))
+    }
+
+    fn access(&self, row: &Row) -> Access {
+        Access {
+            bar: self.number,
+            offset: row.offset,
+            width: row.width,
+        }
+    }
+
+    /// Reads the part of a register that `data` asks for.
+    #[inline]
+    fn read_register(
+        &self,
+        device: &mut dyn Device,
+        row: &Row,
+        offset: u32,
+        data: &mut [u8],
+    ) -> Result<(), AccessError> {
+        if row.kind == Kind::Wo {
+            return Err(AccessError::WriteOnly { name: row.name });
+        }
+        let value = device.read(self.access(row))?.to_le_bytes();
+        let first = (offset - row.offset) as usize;
+        data.copy_from_slice(&value[first..first + data.len()]);
+        Ok(())
+    }
+
+    /// Writes the part of a register that `data` holds.
+    #[inline]
+    fn write_register(
+        &self,
+        device: &mut dyn Device,
+        row: &Row,
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), AccessError> {
+        let access = self.access(row);
+        let whole = data.len() == row.width.bytes() as usize;
+        let mut value = match row.kind {
+            Kind::Ro => return Err(AccessError::ReadOnly { name: row.name }),
+            Kind::Wo if !whole => return Err(AccessError::Narrow { name: row.name }),
+            // The other bytes stay as they are.
+            Kind::Rw if !whole => device.read(access)?.to_le_bytes(),
+            Kind::Rw | Kind::Wo | Kind::W1c => [0; 8],
+        };
+        let first = (offset - row.offset) as usize;
+        value[first..first + data.len()].copy_from_slice(data);
+        device.write(access, u64::from_le_bytes(value))
+    }
+
+    fn read_memory(&self, offset: u32, data: &mut [u8]) {
+        let memory = self.memory.as_ref();
+        if memory.is_none_or(|memory| memory.read(offset.into(), data).is_err()) {
+            data.fill(0xff);
+        }
+    }
+
+    fn write_memory(&self, offset: u32, data: &[u8]) {
+        if let Some(memory) = &self.memory {
+            // Mapped areas are inside the memory, checked when it was built.
+            let _ = memory.write(offset.into(), data);
+        }
+    }
+
+    fn read_table(&self, offset: u32, data: &mut [u8]) {
+        if let Some((range, bytes)) = &self.table {
+            let first = (offset - range.start) as usize;
+            data.copy_from_slice(&bytes[first..first + data.len()]);
+        }
+    }
+
+    fn write_table(&mut self, offset: u32, data: &[u8]) {
+        if let Some((range, bytes)) = &mut self.table {
+            let first = (offset - range.start) as usize;
+            bytes[first..first + data.len()].copy_from_slice(data);
+        }
+    }
+
+    fn read_pba(&self, irqs: &IrqTable, offset: u32, data: &mut [u8]) {
+        let start = self.pba.as_ref().map_or(0, |range| range.start);
+        let first = (offset - start) as usize;
+        for (byte, number) in data.iter_mut().zip(first..) {
+            *byte = irqs.pending_byte(number);
+        }
+    }
+}
