@@ -1,1 +1,281 @@
-//! (room being built)
+//! Serves devices to vfio-user clients: each device has a socket of its own
+//! and a thread, and serves one client after the other.
+
+mod backend;
+mod client_memory;
+mod commands;
+mod listener;
+mod refusal;
+mod session;
+mod version;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::Shutdown;
+use thiserror::Error;
+
+pub use listener::{ListenError, Listener, Source};
+pub use session::SessionError;
+
+use crate::endpoint::Endpoint;
+use crate::protocol::Socket;
+use session::Session;
+
+/// How long a client may keep us waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From its connection to its VERSION.
+    pub handshake: Duration,
+    /// From the first byte of a message to its last, and for the room that a
+    /// reply needs.
+    pub message: Duration,
+    /// For the answer to a `DMA_READ` or `DMA_WRITE`.
+    pub dma: Duration,
+}
+
+impl Default for Limits {
+    /// 5 seconds each, which is QEMU's own patience.
+    fn default() -> Self {
+        let patience = Duration::from_secs(5);
+        Limits {
+            handshake: patience,
+            message: patience,
+            dma: patience,
+        }
+    }
+}
+
+/// Why a device is no longer served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// No further client can be accepted.
+    #[error("{name}: cannot accept clients: {source}")]
+    Accept {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No thread can be made for a device.
+    #[error("{name}: cannot start a thread: {source}")]
+    Thread {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Devices and where their clients come from.
+#[derive(Default)]
+pub struct Server {
+    services: Vec<Service>,
+    limits: Limits,
+    once: bool,
+}
+
+struct Service {
+    name: String,
+    endpoint: Endpoint,
+    source: Source,
+    handle: Handle,
+}
+
+impl Server {
+    /// A server without devices.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how long a client may keep the server waiting.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Ends the service of a device when its first client has left.
+    #[must_use]
+    pub fn once(mut self, once: bool) -> Self {
+        self.once = once;
+        self
+    }
+
+    /// Adds a device. `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// If the source's descriptor cannot be duplicated.
+    pub fn add(&mut self, name: &str, endpoint: Endpoint, source: Source) -> io::Result<()> {
+        let listener = match &source {
+            Source::Listener(listener) => Some(listener.as_fd().try_clone_to_owned()?),
+            Source::Connected(_) => None,
+        };
+        self.services.push(Service {
+            name: name.to_owned(),
+            endpoint,
+            source,
+            handle: Handle::new(listener),
+        });
+        Ok(())
+    }
+
+    /// What ends [`Server::run`] from another thread.
+    pub fn stopper(&self) -> Stopper {
+        let handles = self.services.iter().map(|service| service.handle.clone());
+        Stopper(handles.collect())
+    }
+
+    /// Serves all devices, each on a thread, until all have ended.
+    ///
+    /// # Errors
+    ///
+    /// The first device's that ended with one; the others are served on.
+    pub fn run(self) -> Result<(), ServeError> {
+        let Server {
+            services,
+            limits,
+            once,
+        } = self;
+        let mut end = Ok(());
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for service in services {
+                let name = service.name.clone();
+                let spawned = thread::Builder::new()
+                    .name(name.clone())
+                    .spawn_scoped(scope, move || service.run(&limits, once));
+                match spawned {
+                    Ok(thread) => threads.push(thread),
+                    Err(source) => end = Err(ServeError::Thread { name, source }),
+                }
+            }
+            for thread in threads {
+                // A panic is a bug of ours, and goes on as one.
+                let ended = thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                end = std::mem::replace(&mut end, Ok(())).and(ended);
+            }
+        });
+        end
+    }
+}
+
+impl Service {
+    fn run(mut self, limits: &Limits, once: bool) -> Result<(), ServeError> {
+        match self.source {
+            Source::Connected(stream) => {
+                serve(&self.name, &mut self.endpoint, stream, limits, &self.handle);
+            }
+            Source::Listener(listener) => loop {
+                let accepted = listener.accept();
+                if self.handle.stopped() {
+                    break;
+                }
+                let stream = accepted.map_err(|source| ServeError::Accept {
+                    name: self.name.clone(),
+                    source,
+                })?;
+                serve(&self.name, &mut self.endpoint, stream, limits, &self.handle);
+                if once || self.handle.stopped() {
+                    break;
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+fn serve(
+    name: &str,
+    endpoint: &mut Endpoint,
+    stream: UnixStream,
+    limits: &Limits,
+    handle: &Handle,
+) {
+    log::info!("{name}: a client connected");
+    match Session::serve(endpoint, stream, limits, handle) {
+        Ok(()) => log::info!("{name}: the client left"),
+        Err(error) => log::warn!("{name}: the client was given up: {error}"),
+    }
+}
+
+/// Ends a running [`Server`] from any thread.
+#[derive(Clone)]
+pub struct Stopper(Vec<Handle>);
+
+impl Stopper {
+    /// Ends all sessions and stops accepting clients.
+    pub fn stop(&self) {
+        for handle in &self.0 {
+            handle.stop();
+        }
+    }
+}
+
+/// What ends the service of one device, whatever it is waiting for.
+#[derive(Clone)]
+struct Handle(Arc<HandleState>);
+
+struct HandleState {
+    listener: Option<OwnedFd>,
+    stopped: AtomicBool,
+    session: Mutex<Option<Arc<Socket>>>,
+}
+
+impl Handle {
+    fn new(listener: Option<OwnedFd>) -> Self {
+        Handle(Arc::new(HandleState {
+            listener,
+            stopped: AtomicBool::new(false),
+            session: Mutex::new(None),
+        }))
+    }
+
+    fn stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::SeqCst)
+    }
+
+    fn stop(&self) {
+        self.0.stopped.store(true, Ordering::SeqCst);
+        if let Some(socket) = &*self.session() {
+            socket.shutdown();
+        }
+        if let Some(listener) = &self.0.listener {
+            // Wakes accept; fails only if that has happened.
+            let _ = rustix::net::shutdown(listener, Shutdown::Both);
+        }
+    }
+
+    /// Makes a session's socket known while the result lives.
+    fn register(&self, socket: Arc<Socket>) -> Registered<'_> {
+        let mut session = self.session();
+        if self.stopped() {
+            socket.shutdown();
+        }
+        *session = Some(socket);
+        Registered(self)
+    }
+
+    fn session(&self) -> std::sync::MutexGuard<'_, Option<Arc<Socket>>> {
+        self.0
+            .session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Registered<'a>(&'a Handle);
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        *self.0.session() = None;
+    }
+}

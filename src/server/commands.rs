@@ -1,0 +1,301 @@
+//! What each command does, after VERSION.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::refusal::Refusal;
+use super::session::refuse_descriptors;
+use super::version::Negotiated;
+use crate::endpoint::{Backing, Endpoint, IrqIndex, MapRequest, MaskEvent, REGIONS};
+use crate::protocol::{
+    Area, Command, DeviceInfo, DmaMap, DmaUnmap, IoEventFd, IoFds, IoFdsQuery, IrqAction, IrqData,
+    IrqInfo, RegionAccess, RegionInfo, RegionInfoQuery, Request, SetIrqs, WriteMulti,
+    WriteMultiReply,
+};
+
+/// Descriptors that go with a reply.
+type ReplyFds = Vec<OwnedFd>;
+
+/// What commands act on.
+pub(super) struct Context<'a> {
+    pub(super) endpoint: &'a mut Endpoint,
+    pub(super) negotiated: &'a Negotiated,
+}
+
+/// Executes a command and appends its reply's body to `reply`.
+#[inline]
+pub(super) fn execute(
+    mut context: Context<'_>,
+    request: Request<'_>,
+    fds: Vec<OwnedFd>,
+    reply: &mut Vec<u8>,
+) -> Result<ReplyFds, Refusal> {
+    match request {
+        Request::DmaMap(map) => return context.dma_map(&map, fds),
+        Request::DeviceSetIrqs(set) => return context.set_irqs(&set, fds),
+        _ => refuse_descriptors(&fds)?,
+    }
+    match request {
+        Request::RegionRead(access) => context.region_read(&access, reply)?,
+        Request::RegionWrite(access, data) => context.region_write(&access, data, reply)?,
+        Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, reply)?,
+        Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, reply)?,
+        Request::DeviceGetInfo => context.device_info(reply),
+        Request::DeviceGetRegionInfo(query) => return context.region_info(&query, reply),
+        Request::DeviceGetRegionIoFds(query) => return context.io_fds(&query, reply),
+        Request::DeviceGetIrqInfo(query) => context.irq_info(query.index, reply)?,
+        Request::DeviceReset => context.endpoint.reset(),
+        Request::Version(_) => return Err(Refusal::TooLate),
+        // Not before a device can save its state.
+        Request::DeviceFeature(_) => return Err(Refusal::Unsupported(Command::DeviceFeature)),
+        Request::MigDataRead(_) => return Err(Refusal::Unsupported(Command::MigDataRead)),
+        Request::MigDataWrite(_) => return Err(Refusal::Unsupported(Command::MigDataWrite)),
+        Request::DmaMap(_) | Request::DeviceSetIrqs(_) => {}
+    }
+    Ok(ReplyFds::new())
+}
+
+impl Context<'_> {
+    #[inline]
+    fn check_count(&self, count: u32) -> Result<(), Refusal> {
+        let max = self.negotiated.max_data;
+        if count > max {
+            return Err(Refusal::TooMuchData { count, max });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn region_read(&mut self, access: &RegionAccess, reply: &mut Vec<u8>) -> Result<(), Refusal> {
+        self.check_count(access.count)?;
+        access.encode(reply);
+        let start = reply.len();
+        reply.resize(start + access.count as usize, 0);
+        Ok(self
+            .endpoint
+            .read(access.region, access.offset, &mut reply[start..])?)
+    }
+
+    #[inline]
+    fn region_write(
+        &mut self,
+        access: &RegionAccess,
+        data: &[u8],
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        self.check_count(access.count)?;
+        self.endpoint.write(access.region, access.offset, data)?;
+        access.encode(reply);
+        Ok(())
+    }
+
+    /// All writes are in bounds or none is done.
+    fn region_write_multi(
+        &mut self,
+        writes: &WriteMulti<'_>,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        if !self.negotiated.write_multiple {
+            return Err(Refusal::Unsupported(Command::RegionWriteMulti));
+        }
+        for (access, _) in writes.iter() {
+            let (region, offset) = (access.region, access.offset);
+            self.endpoint
+                .check_access(region, offset, access.count as usize)?;
+        }
+        for (access, data) in writes.iter() {
+            let data = &data[..access.count as usize];
+            self.endpoint.write(access.region, access.offset, data)?;
+        }
+        let completed = writes.len() as u64;
+        WriteMultiReply { completed }.encode(reply);
+        Ok(())
+    }
+
+    fn dma_map(&mut self, map: &DmaMap, fds: Vec<OwnedFd>) -> Result<ReplyFds, Refusal> {
+        let got = fds.len();
+        let wanted = usize::from(map.file_io || map.mmap);
+        let mut fds = fds.into_iter();
+        let backing = match (fds.next(), fds.next()) {
+            (Some(_), Some(_)) => return Err(Refusal::Descriptors { got, expected: 1 }),
+            (Some(fd), None) if map.file_io => Backing::File(fd, map.offset),
+            (Some(fd), None) => Backing::Mapped(fd, map.offset),
+            (None, _) if wanted == 0 => Backing::Messages,
+            (None, _) => {
+                return Err(Refusal::Descriptors {
+                    got,
+                    expected: wanted,
+                });
+            }
+        };
+        self.endpoint.dma_map(MapRequest {
+            address: map.address,
+            size: map.size,
+            readable: map.access.read,
+            writeable: map.access.write,
+            backing,
+        })?;
+        Ok(ReplyFds::new())
+    }
+
+    fn dma_unmap(&mut self, unmap: &DmaUnmap, reply: &mut Vec<u8>) -> Result<(), Refusal> {
+        match *unmap {
+            DmaUnmap::Range { address, size } => self.endpoint.dma_unmap(address, size)?,
+            DmaUnmap::All => self.endpoint.dma_unmap_all(),
+        }
+        unmap.encode(reply);
+        Ok(())
+    }
+
+    fn device_info(&self, reply: &mut Vec<u8>) {
+        let info = DeviceInfo {
+            resettable: true,
+            regions: REGIONS,
+            irqs: IrqIndex::COUNT,
+        };
+        info.encode(reply);
+    }
+
+    fn region_info(
+        &self,
+        query: &RegionInfoQuery,
+        reply: &mut Vec<u8>,
+    ) -> Result<ReplyFds, Refusal> {
+        let (what, index) = ("region", query.index);
+        let region = self.endpoint.region(index);
+        let region = region.ok_or(Refusal::NoIndex { what, index })?;
+        let mut fds = ReplyFds::new();
+        let mut areas = Vec::new();
+        if let Some((memory, mapped)) = region.mapped {
+            if let Some(fd) = memory.as_fd() {
+                fds.push(fd.try_clone_to_owned()?);
+            }
+            // A region that is mapped whole needs no list.
+            if mapped != [0..region.size] {
+                areas.extend(mapped.iter().map(|area| Area {
+                    offset: area.start,
+                    size: area.end - area.start,
+                }));
+            }
+        }
+        let info = RegionInfo {
+            index,
+            readable: region.size > 0,
+            writeable: region.size > 0,
+            mappable: region.mapped.is_some(),
+            size: region.size,
+            offset: 0,
+            areas,
+        };
+        info.encode(query.argsz, reply);
+        Ok(fds)
+    }
+
+    fn io_fds(&mut self, query: &IoFdsQuery, reply: &mut Vec<u8>) -> Result<ReplyFds, Refusal> {
+        let (what, index) = ("region", query.index);
+        if index >= REGIONS {
+            return Err(Refusal::NoIndex { what, index });
+        }
+        let doorbells = self.endpoint.offer_doorbells(index);
+        let mut fds = ReplyFds::new();
+        let mut sub_regions = Vec::new();
+        for (fd_index, doorbell) in (0..).zip(doorbells.iter()) {
+            fds.push(doorbell.event.as_fd().try_clone_to_owned()?);
+            sub_regions.push(IoEventFd {
+                offset: doorbell.at.offset.into(),
+                size: doorbell.at.width.bytes().into(),
+                fd_index,
+                datamatch: doorbell.datamatch,
+            });
+        }
+        let expected = self.negotiated.client_max_fds;
+        if fds.len() > expected {
+            let got = fds.len();
+            return Err(Refusal::Descriptors { got, expected });
+        }
+        let io_fds = IoFds { index, sub_regions };
+        io_fds.encode(query.argsz, reply);
+        if io_fds.full_size() > query.argsz {
+            // The client learns the size and asks again.
+            fds.clear();
+        }
+        Ok(fds)
+    }
+
+    fn irq_info(&self, index: u32, reply: &mut Vec<u8>) -> Result<(), Refusal> {
+        let what = "interrupt index";
+        let known = IrqIndex::from_wire(index).ok_or(Refusal::NoIndex { what, index })?;
+        let irq = self.endpoint.irq(known);
+        let info = IrqInfo {
+            index,
+            count: irq.count,
+            eventfd: true,
+            maskable: true,
+            automasked: irq.automasked,
+            noresize: false,
+        };
+        info.encode(reply);
+        Ok(())
+    }
+
+    fn set_irqs(&mut self, set: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<ReplyFds, Refusal> {
+        apply_set_irqs(self.endpoint, set, fds)?;
+        Ok(ReplyFds::new())
+    }
+}
+
+/// Carries out a `SET_IRQS`, all of it or nothing.
+pub(super) fn apply_set_irqs(
+    endpoint: &mut Endpoint,
+    set: &SetIrqs<'_>,
+    fds: Vec<OwnedFd>,
+) -> Result<(), Refusal> {
+    let (what, index) = ("interrupt index", set.index);
+    let index = IrqIndex::from_wire(index).ok_or(Refusal::NoIndex { what, index })?;
+    // The codec checked that the sum does not overflow.
+    let range = set.start..set.start + set.count;
+    endpoint.check_irqs(index, &range)?;
+    let expected = match set.data {
+        IrqData::EventFd if !fds.is_empty() => set.count as usize,
+        _ => 0,
+    };
+    if fds.len() != expected {
+        let got = fds.len();
+        return Err(Refusal::Descriptors { got, expected });
+    }
+    match (set.action, set.data) {
+        _ if set.disables_all() => endpoint.irq_disable(index),
+        (IrqAction::Trigger, IrqData::EventFd) => endpoint.irq_assign(index, range, fds)?,
+        (IrqAction::Mask, IrqData::EventFd) => {
+            endpoint.irq_assign_mask_events(index, range, MaskEvent::Mask, fds)?;
+        }
+        (IrqAction::Unmask, IrqData::EventFd) => {
+            endpoint.irq_assign_mask_events(index, range, MaskEvent::Unmask, fds)?;
+        }
+        (action, data) => {
+            for (number, place) in range.zip(0..) {
+                let wanted = match data {
+                    IrqData::Bool(bytes) => bytes.get(place).is_some_and(|byte| *byte != 0),
+                    _ => true,
+                };
+                if wanted {
+                    act(endpoint, index, number, action)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn act(
+    endpoint: &mut Endpoint,
+    index: IrqIndex,
+    number: u32,
+    action: IrqAction,
+) -> Result<(), Refusal> {
+    match action {
+        IrqAction::Mask => endpoint.irq_mask(index, number)?,
+        IrqAction::Unmask => endpoint.irq_unmask(index, number)?,
+        IrqAction::Trigger => endpoint.irq_trigger(index, number)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! One client, from its connection to its end: what is allowed when, and what
+//! it gets when it is not.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::client_memory::{Lent, Messages};
+use super::commands;
+use super::refusal::Refusal;
+use super::version::{self, Negotiated};
+use super::{Handle, Limits};
+use crate::endpoint::Endpoint;
+use crate::protocol::{
+    Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, Request, Socket, Wait,
+    reply_size,
+};
+
+/// How a session ended, other than by the client leaving between two
+/// messages.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// Nothing that can be understood came, or nothing in time.
+    #[error("{0}")]
+    Receive(#[from] ReceiveError),
+    /// The client does not take its replies, or is gone.
+    #[error("cannot reply: {0}")]
+    Reply(#[from] io::Error),
+    /// No version could be agreed on.
+    #[error("VERSION was refused")]
+    Version,
+}
+
+/// A client that is being served.
+pub(super) struct Session<'a> {
+    endpoint: &'a mut Endpoint,
+    socket: Arc<Socket>,
+    inbox: Rc<RefCell<Inbox>>,
+    limits: &'a Limits,
+    outgoing: Outgoing,
+    connected_at: Instant,
+    agreed: Option<Agreed>,
+}
+
+/// What VERSION settled.
+struct Agreed {
+    negotiated: Negotiated,
+    messages: Arc<Messages>,
+}
+
+impl<'a> Session<'a> {
+    /// Serves `stream` until the client leaves or must be given up.
+    ///
+    /// # Errors
+    ///
+    /// See [`SessionError`]; a client that leaves in order is none.
+    pub(super) fn serve(
+        endpoint: &'a mut Endpoint,
+        stream: UnixStream,
+        limits: &'a Limits,
+        handle: &Handle,
+    ) -> Result<(), SessionError> {
+        let socket = Arc::new(Socket::new(stream, limits.message)?);
+        let inbox = Rc::new(RefCell::new(Inbox::new(socket.clone(), limits.message)));
+        let _lent = Lent::new(inbox.clone());
+        let _registered = handle.register(socket.clone());
+        let mut session = Session {
+            endpoint,
+            socket,
+            inbox,
+            limits,
+            outgoing: Outgoing::default(),
+            connected_at: Instant::now(),
+            agreed: None,
+        };
+        let end = session.run();
+        if let Some(agreed) = session.agreed.take() {
+            agreed.messages.close();
+        }
+        session.endpoint.disconnect();
+        match end {
+            Err(SessionError::Receive(ReceiveError::Closed)) => Ok(()),
+            end => end,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), SessionError> {
+        let mut message = Message::new();
+        loop {
+            if self.endpoint.has_events() {
+                self.wait_for_events()?;
+            }
+            let wait = match self.agreed {
+                Some(_) => Wait::Forever,
+                None => Wait::Until(self.connected_at + self.limits.handshake),
+            };
+            let received = self.inbox.borrow_mut().receive(&mut message, wait);
+            if let Err(ReceiveError::Unframed(header, malformed)) = &received {
+                self.refuse_unframed(header, malformed.errno())?;
+            }
+            received?;
+            self.handle(&mut message)?;
+        }
+    }
+
+    /// Waits for the client's next command and deals with events until then.
+    fn wait_for_events(&mut self) -> Result<(), SessionError> {
+        loop {
+            let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
+            fds.extend(
+                self.endpoint
+                    .event_fds()
+                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+            );
+            let here = self.inbox.borrow().has_input();
+            let no_wait = rustix::event::Timespec::default();
+            match poll(&mut fds, here.then_some(&no_wait)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(SessionError::Reply(errno.into())),
+            }
+            let command = here || !fds[0].revents().is_empty();
+            self.endpoint.handle_events();
+            if command {
+                return Ok(());
+            }
+        }
+    }
+
+    #[inline]
+    fn handle(&mut self, message: &mut Message) -> Result<(), SessionError> {
+        if message.header.kind == Kind::Reply {
+            // An answer to a DMA message; without one, it is dropped.
+            if let Some(agreed) = &self.agreed {
+                agreed.messages.deliver(message);
+            }
+            return Ok(());
+        }
+        let fds = std::mem::take(&mut message.fds);
+        let header = message.header;
+        match self.execute(&header, &message.body, fds) {
+            Ok(reply_fds) => {
+                if header.no_reply {
+                    return Ok(());
+                }
+                let fds: Vec<_> = reply_fds.iter().map(AsFd::as_fd).collect();
+                Ok(self.socket.send(self.outgoing.finish(), &fds)?)
+            }
+            Err(refusal) => self.refuse(&header, &message.body, &refusal),
+        }
+    }
+
+    /// Executes a command and leaves its reply in `outgoing`. Returns the
+    /// descriptors that go with the reply.
+    #[inline]
+    fn execute(
+        &mut self,
+        header: &Header,
+        body: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Result<Vec<OwnedFd>, Refusal> {
+        let command = Command::from_wire(header.command).ok_or(Refusal::Unknown(header.command))?;
+        let request = Request::parse(command, body)?;
+        let reply = self.outgoing.begin(&header.reply());
+        let Some(agreed) = &self.agreed else {
+            let Request::Version(proposal) = request else {
+                return Err(Refusal::TooEarly(command));
+            };
+            refuse_descriptors(&fds)?;
+            let negotiated = version::negotiate(&proposal)?;
+            let twin = version::answer(&negotiated, reply)?;
+            return self.agree(negotiated, twin);
+        };
+        let context = commands::Context {
+            endpoint: self.endpoint,
+            negotiated: &agreed.negotiated,
+        };
+        commands::execute(context, request, fds, reply)
+    }
+
+    /// Begins to serve under what was negotiated.
+    fn agree(
+        &mut self,
+        negotiated: Negotiated,
+        twin: Option<version::Twin>,
+    ) -> Result<Vec<OwnedFd>, Refusal> {
+        let (messages, fds) = match twin {
+            Some(twin) => {
+                let max_data = negotiated.client_max_data;
+                let messages = Messages::over_twin(twin.ours, max_data, self.limits)?;
+                (messages, vec![twin.theirs])
+            }
+            None => {
+                let max_data = negotiated.client_max_data;
+                let messages = Messages::over_main(self.socket.clone(), max_data, self.limits);
+                (messages, Vec::new())
+            }
+        };
+        let messages = Arc::new(messages);
+        let page_size = negotiated.page_size;
+        let max_maps = negotiated.max_dma_maps;
+        self.endpoint.connect(messages.clone(), page_size, max_maps);
+        self.agreed = Some(Agreed {
+            negotiated,
+            messages,
+        });
+        Ok(fds)
+    }
+
+    /// Answers a refused command with its errno. The `vfio_user` crate's
+    /// client reads as many bytes of an error as of a normal reply, so it
+    /// gets them.
+    fn refuse(
+        &mut self,
+        header: &Header,
+        body: &[u8],
+        refusal: &Refusal,
+    ) -> Result<(), SessionError> {
+        let command = Command::from_wire(header.command);
+        let name = command.map_or("unknown command", Command::name);
+        log::debug!("{name} refused: {refusal}");
+        if !header.no_reply {
+            let max_data = self.max_data();
+            let padding = command.map_or(0, |command| reply_size(command, body, max_data));
+            let reply = self.outgoing.begin(&header.refusal(refusal.errno()));
+            pad(reply, body, padding);
+            self.socket.send(self.outgoing.finish(), &[])?;
+        }
+        // Without a version there is nothing to talk about (vfio-user,
+        // VERSION: the server closes the connection).
+        if command == Some(Command::Version) && self.agreed.is_none() {
+            return Err(SessionError::Version);
+        }
+        Ok(())
+    }
+
+    /// A last word to a client whose next message cannot be found.
+    fn refuse_unframed(&mut self, bytes: &[u8; Header::SIZE], errno: i32) -> io::Result<()> {
+        let header = Header {
+            id: u16::from_ne_bytes([bytes[0], bytes[1]]),
+            command: u16::from_ne_bytes([bytes[2], bytes[3]]),
+            size: 0,
+            kind: Kind::Reply,
+            no_reply: false,
+            error: Some(errno.unsigned_abs()),
+        };
+        self.outgoing.begin(&header);
+        self.socket.send(self.outgoing.finish(), &[])
+    }
+
+    fn max_data(&self) -> u32 {
+        self.agreed
+            .as_ref()
+            .map_or(0, |agreed| agreed.negotiated.max_data)
+    }
+}
+
+/// Fills an error reply to the size of a normal one: the request's fixed
+/// fields, then all-ones.
+fn pad(reply: &mut Vec<u8>, body: &[u8], padding: usize) {
+    let echo = body.len().min(padding).min(16);
+    reply.extend_from_slice(&body[..echo]);
+    reply.resize(Header::SIZE + padding, 0xff);
+}
+
+/// For commands that carry no descriptors.
+pub(super) fn refuse_descriptors(fds: &[OwnedFd]) -> Result<(), Refusal> {
+    match fds.len() {
+        0 => Ok(()),
+        got => Err(Refusal::Descriptors { got, expected: 0 }),
+    }
+}

@@ -1,0 +1,111 @@
+//! What a client and we agree on (vfio-user, VERSION).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use super::refusal::Refusal;
+use crate::endpoint::{MAX_MAPS, PAGE_SIZE};
+use crate::protocol::{Capabilities, MAX_DATA, MAX_FDS, Proposal, TwinSocket};
+
+/// The protocol version that we speak.
+const MAJOR: u16 = 0;
+const MINOR: u16 = 1;
+
+/// The number of descriptors that we always take in one message, and the most
+/// that QEMU lets a server announce.
+const OUR_FDS: u32 = 16;
+
+/// A session's terms.
+#[derive(Debug)]
+pub(super) struct Negotiated {
+    minor: u16,
+    reply: Capabilities,
+    /// The most data in one of the client's region accesses.
+    pub(super) max_data: u32,
+    /// The most data in one of our DMA messages.
+    pub(super) client_max_data: u32,
+    /// The most descriptors in one of our messages.
+    pub(super) client_max_fds: usize,
+    /// The smallest page of a DMA map.
+    pub(super) page_size: u64,
+    /// The most DMA maps.
+    pub(super) max_dma_maps: usize,
+    /// Whether `REGION_WRITE_MULTI` may come.
+    pub(super) write_multiple: bool,
+}
+
+/// The two ends of a socket for our commands.
+pub(super) struct Twin {
+    pub(super) ours: UnixStream,
+    pub(super) theirs: OwnedFd,
+}
+
+/// Agrees with a client's proposal or refuses it.
+///
+/// We answer with those of its capabilities that we have, no others: QEMU
+/// refuses a reply that is longer than its request.
+pub(super) fn negotiate(proposal: &Proposal) -> Result<Negotiated, Refusal> {
+    if proposal.major != MAJOR {
+        return Err(Refusal::Version(proposal.major, proposal.minor));
+    }
+    let client = &proposal.capabilities;
+    // Sizes below ours do not exist for us; larger ones we can all do.
+    let page_sizes = client.pgsizes.map(|sizes| sizes & !(PAGE_SIZE - 1));
+    if page_sizes == Some(0) {
+        return Err(Refusal::PageSizes(client.pgsizes.unwrap_or(0)));
+    }
+    let max_maps = u32::try_from(MAX_MAPS).unwrap_or(u32::MAX);
+    let max_fds = u32::try_from(MAX_FDS).unwrap_or(u32::MAX);
+    let twin = client.twin_socket.is_some_and(|twin| twin.supported);
+    let reply = Capabilities {
+        max_msg_fds: client.max_msg_fds.map(|fds| fds.clamp(OUR_FDS, max_fds)),
+        max_data_xfer_size: client.max_data_xfer_size.map(|size| size.min(MAX_DATA)),
+        max_dma_maps: client.max_dma_maps.map(|maps| maps.min(max_maps)),
+        pgsizes: page_sizes,
+        twin_socket: twin.then_some(TwinSocket {
+            supported: true,
+            fd_index: Some(0),
+        }),
+        write_multiple: client.write_multiple,
+        // Not before a device can save its state.
+        migration: None,
+    };
+    let page_size = page_sizes.map_or(PAGE_SIZE, |sizes| 1 << sizes.trailing_zeros());
+    let max_dma_maps = reply.max_dma_maps.map_or(MAX_MAPS, |maps| maps as usize);
+    Ok(Negotiated {
+        minor: proposal.minor.min(MINOR),
+        max_data: reply
+            .max_data_xfer_size
+            .unwrap_or(Capabilities::DEFAULT_MAX_DATA_XFER_SIZE),
+        client_max_data: client
+            .max_data_xfer_size
+            .unwrap_or(Capabilities::DEFAULT_MAX_DATA_XFER_SIZE),
+        client_max_fds: client
+            .max_msg_fds
+            .unwrap_or(Capabilities::DEFAULT_MAX_MSG_FDS) as usize,
+        page_size,
+        max_dma_maps,
+        write_multiple: reply.write_multiple == Some(true),
+        reply,
+    })
+}
+
+/// Writes the reply to VERSION. Makes the twin socket, if that was agreed.
+pub(super) fn answer(negotiated: &Negotiated, reply: &mut Vec<u8>) -> io::Result<Option<Twin>> {
+    let twin = match negotiated.reply.twin_socket {
+        Some(_) => {
+            let (ours, theirs) = UnixStream::pair()?;
+            let theirs = theirs.into();
+            Some(Twin { ours, theirs })
+        }
+        None => None,
+    };
+    let proposal = Proposal {
+        major: MAJOR,
+        minor: negotiated.minor,
+        capabilities: negotiated.reply,
+    };
+    proposal.encode(reply);
+    Ok(twin)
+}
