@@ -1,3 +1,9 @@
-//! The `vgpu-stub` program.
+//! The `vgpu-stub` program; `vgpu-stub --help` says what it does.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,11 @@
+//! `vgpu-stub demo`.
+
+use super::failure::Failure;
+
+/// (to come)
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn run(_: &Args) -> Result<(), Failure> {
+    Ok(())
+}

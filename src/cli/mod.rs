@@ -1,0 +1,92 @@
+//! The command line: flags become a checked configuration once, then a
+//! command of its own file runs.
+
+mod capabilities;
+mod demo;
+mod failure;
+mod generate;
+mod inherited;
+mod probe;
+mod qemu_args;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+
+use failure::Failure;
+
+/// A PCI device in a process of its own, served over vfio-user.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXIT_STATUS)]
+struct Cli {
+    /// Print what this program supports, as JSON, and exit.
+    #[arg(long, exclusive = true)]
+    print_capabilities: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Say more; may be repeated.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Say what is at least this important.
+    #[arg(long, global = true, value_name = "LEVEL", conflicts_with = "verbose")]
+    #[arg(value_parser = ["error", "warn", "info", "debug", "trace", "off"])]
+    log_level: Option<String>,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 clean, 1 failed, 2 usage, \
+3 cannot listen on a socket, 4 a server does not answer as vfio-user says.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Demo(demo::Args),
+    Probe(probe::Args),
+    QemuArgs(qemu_args::Args),
+    Generate(generate::Args),
+}
+
+/// Parses the command line and runs what it says.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(&cli);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("vgpu-stub: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    if cli.print_capabilities {
+        return capabilities::print();
+    }
+    match cli.command {
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Probe(args)) => probe::run(&args),
+        Some(Command::QemuArgs(args)) => qemu_args::run(&args),
+        Some(Command::Generate(args)) => generate::run(&args),
+        // `arg_required_else_help` leaves only the global options.
+        None => Err(Failure::usage("no command given; see vgpu-stub --help")),
+    }
+}
+
+fn start_logging(cli: &Cli) {
+    let level = match (&cli.log_level, cli.verbose) {
+        (Some(level), _) => level.parse().unwrap_or(LevelFilter::Info),
+        (None, 0) => LevelFilter::Info,
+        (None, 1) => LevelFilter::Debug,
+        (None, _) => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format_target(false)
+        .init();
+}

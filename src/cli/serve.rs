@@ -1,0 +1,257 @@
+//! `vgpu-stub serve`: devices on sockets, until told to stop.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::thread;
+
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vgpu_stub::devices::{KINDS, Kind, Options};
+use vgpu_stub::server::{Listener, Server, Source};
+
+use super::failure::Failure;
+use super::inherited;
+
+/// Serve devices to vfio-user clients, each device on its own socket.
+///
+/// Without --device, the stub is served. A device takes its socket from its
+/// own socket-path= or fd=, else from --socket-path or --fd, else from the
+/// sockets that systemd passes (LISTEN_FDS), in order. Runs in the foreground
+/// until SIGTERM or SIGINT, and then removes the sockets it made.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Listen on this UNIX socket. A stale one is replaced.
+    #[arg(short, long, value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+
+    /// Use this inherited UNIX socket, listening or connected.
+    #[arg(long, value_name = "N", conflicts_with = "socket_path")]
+    fd: Option<RawFd>,
+
+    /// A device to serve: its name and, after commas, socket-path=PATH, fd=N
+    /// or vectors=N. May be repeated.
+    #[arg(
+        short,
+        long = "device",
+        value_name = "NAME[,KEY=VALUE...]",
+        default_value = "stub"
+    )]
+    devices: Vec<DeviceArg>,
+
+    /// The permissions of sockets that are made, in octal.
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    socket_mode: Option<u32>,
+
+    /// Write the process id here once all sockets are there.
+    #[arg(long, value_name = "PATH")]
+    pidfile: Option<PathBuf>,
+
+    /// Write a line to this inherited descriptor, and close it, once all
+    /// sockets are there.
+    #[arg(long, value_name = "N")]
+    ready_fd: Option<RawFd>,
+
+    /// Stop serving a device when its first client leaves.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Where a device's clients come from, as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SocketArg {
+    Path(PathBuf),
+    Fd(RawFd),
+}
+
+/// A `--device`, checked.
+#[derive(Clone, Debug)]
+struct DeviceArg {
+    kind: &'static Kind,
+    options: Options,
+    socket: Option<SocketArg>,
+}
+
+impl FromStr for DeviceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let name = parts.next().unwrap_or_default();
+        let kind = Kind::find(name).ok_or_else(|| {
+            let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+            format!(
+                "there is no device '{name}'; use one of {}",
+                names.join(", ")
+            )
+        })?;
+        let mut device = DeviceArg {
+            kind,
+            options: Options::default(),
+            socket: None,
+        };
+        for part in parts {
+            device.set(part)?;
+        }
+        Ok(device)
+    }
+}
+
+impl DeviceArg {
+    fn set(&mut self, part: &str) -> Result<(), String> {
+        let known = "use socket-path=PATH, fd=N or vectors=N";
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("'{part}' is not KEY=VALUE; {known}"))?;
+        let number = |what: &str| format!("{key}={value} is not {what}");
+        let socket = match key {
+            "socket-path" if !value.is_empty() => SocketArg::Path(value.into()),
+            "fd" => SocketArg::Fd(value.parse().map_err(|_| number("a descriptor's number"))?),
+            "vectors" => {
+                let vectors = value.parse().map_err(|_| number("a number of vectors"))?;
+                self.options.vectors = Some(vectors);
+                return Ok(());
+            }
+            _ => return Err(format!("'{part}' is not known; {known}")),
+        };
+        match self.socket.replace(socket) {
+            None => Ok(()),
+            Some(_) => Err(format!("'{part}' is a second socket for one device")),
+        }
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "not an octal mode such as 0660".to_owned())
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    // Before anything is made that a signal has to remove.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::failed)?;
+    let server = build(args)?;
+    let _pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    tell_ready(args.ready_fd)?;
+
+    let stopper = server.stopper();
+    let waiting = signals.handle();
+    let stopping = thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            log::info!("stopping");
+            stopper.stop();
+        }
+    });
+    let end = server.run().map_err(Failure::failed);
+    waiting.close();
+    // It only waits for the signals that were just closed.
+    let _ = stopping.join();
+    end
+}
+
+/// Makes all devices and their sockets.
+fn build(args: &Args) -> Result<Server, Failure> {
+    let mut server = Server::new().once(args.once);
+    let mut offered = offered_sockets(args)?.into_iter();
+    for (number, device) in args.devices.iter().enumerate() {
+        let own = device.socket.clone();
+        let socket = own.or_else(|| offered.next()).ok_or_else(|| {
+            let name = device.kind.name;
+            Failure::usage(format!(
+                "device {name} has no socket; give --socket-path, or socket-path= for each device"
+            ))
+        })?;
+        let endpoint = device.kind.make(device.options).map_err(Failure::usage)?;
+        let name = match args.devices.len() {
+            1 => device.kind.name.to_owned(),
+            _ => format!("{}#{number}", device.kind.name),
+        };
+        let source = open(&socket, args.socket_mode)?;
+        log::info!("{name}: listening on {socket}");
+        server
+            .add(&name, endpoint, source)
+            .map_err(Failure::failed)?;
+    }
+    match offered.next() {
+        None => Ok(server),
+        Some(socket) => Err(Failure::usage(format!(
+            "{socket}: more sockets than devices; add a --device for it"
+        ))),
+    }
+}
+
+/// The sockets for devices that have none of their own.
+fn offered_sockets(args: &Args) -> Result<Vec<SocketArg>, Failure> {
+    if let Some(path) = &args.socket_path {
+        return Ok(vec![SocketArg::Path(path.clone())]);
+    }
+    if let Some(fd) = args.fd {
+        return Ok(vec![SocketArg::Fd(fd)]);
+    }
+    let passed = sd_notify::listen_fds()
+        .map_err(|error| Failure::usage(format!("LISTEN_FDS: {error}; unset it")))?;
+    Ok(passed.map(SocketArg::Fd).collect())
+}
+
+fn open(socket: &SocketArg, mode: Option<u32>) -> Result<Source, Failure> {
+    match socket {
+        SocketArg::Path(path) => Listener::bind(path, mode)
+            .map(Source::Listener)
+            .map_err(Failure::listen),
+        SocketArg::Fd(number) => Source::from_fd(inherited::take(*number)?)
+            .map_err(|_| {
+                Failure::usage(format!(
+                    "file descriptor {number} is not a UNIX stream socket; pass a listening or connected one"
+                ))
+            }),
+    }
+}
+
+/// Tells whoever waits that all sockets are there.
+fn tell_ready(fd: Option<RawFd>) -> Result<(), Failure> {
+    if let Some(number) = fd {
+        let mut pipe = fs::File::from(inherited::take(number)?);
+        pipe.write_all(b"\n").map_err(|error| {
+            Failure::failed(format!("--ready-fd {number}: cannot write: {error}"))
+        })?;
+    }
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        log::warn!("cannot notify systemd: {error}");
+    }
+    Ok(())
+}
+
+/// A file with our process id; removed when dropped.
+struct Pidfile(PathBuf);
+
+impl Pidfile {
+    fn write(path: &Path) -> Result<Self, Failure> {
+        fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
+            let path = path.display();
+            Failure::failed(format!(
+                "{path}: cannot write the pidfile: {error}; choose another --pidfile"
+            ))
+        })?;
+        Ok(Pidfile(path.to_owned()))
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl std::fmt::Display for SocketArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SocketArg::Path(path) => write!(f, "{}", path.display()),
+            SocketArg::Fd(number) => write!(f, "file descriptor {number}"),
+        }
+    }
+}
