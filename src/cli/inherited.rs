@@ -1,5 +1,8 @@
 //! Descriptors that whoever started the program left open for it.
-#![allow(unsafe_code, reason = "a number on the command line names a descriptor")]
+#![allow(
+    unsafe_code,
+    reason = "a number on the command line names a descriptor"
+)]
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};

@@ -20,7 +20,7 @@ use super::inherited;
 ///
 /// Without --device, the stub is served. A device takes its socket from its
 /// own socket-path= or fd=, else from --socket-path or --fd, else from the
-/// sockets that systemd passes (LISTEN_FDS), in order. Runs in the foreground
+/// sockets that systemd passes, in order. Runs in the foreground
 /// until SIGTERM or SIGINT, and then removes the sockets it made.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

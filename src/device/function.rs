@@ -108,7 +108,10 @@ impl Bar {
     pub fn memory(memory: SharedMemory) -> Self {
         let size = memory.size() as u64;
         Bar {
-            areas: vec![0..size],
+            areas: Vec::from([Range {
+                start: 0,
+                end: size,
+            }]),
             memory: Some(memory),
             ..Bar::new(size)
         }

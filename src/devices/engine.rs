@@ -20,7 +20,7 @@ const MAX_ENTRIES: u32 = 256;
 /// Bytes of a ring entry.
 const ENTRY: usize = 32;
 
-/// Set in an entry's flags to have STATUS.RING_DONE set when it is done.
+/// Set in an entry's flags to have `STATUS.RING_DONE` set when it is done.
 const ENTRY_SIGNALS: u32 = 1;
 
 /// How much is moved between two looks at whether to stop.
@@ -85,7 +85,7 @@ impl Shared {
         self.update_level();
     }
 
-    /// Sets IRQ_ENABLE and raises what is newly enabled and already set.
+    /// Sets `IRQ_ENABLE` and raises what is newly enabled and already set.
     pub(super) fn enable(&self, bits: u32) {
         let before = self.enabled.swap(bits, Ordering::AcqRel);
         self.raise_all(bits & !before & self.status.load(Ordering::Acquire));

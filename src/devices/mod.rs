@@ -125,7 +125,7 @@ fn identity(device: u16) -> Identity {
     }
 }
 
-/// The host's CLOCK_MONOTONIC, in ns.
+/// The host's `CLOCK_MONOTONIC`, in ns.
 fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);

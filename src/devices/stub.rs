@@ -22,7 +22,7 @@ registers! {
         0x008 FEATURES: u32 ro = 0x7, "bit 0 DMA engine, 1 command ring, 2 timestamp; bits 23:16 MSI-X vectors";
         0x00c SCRATCH: u32 rw = 0, "storage";
         0x010 SCRATCH64: u64 rw = 0, "storage";
-        0x018 STATUS: u32 w1c = 0, "bit 0 DMA_DONE, 1 DMA_ERROR, 2 RING_DONE, 3 RING_ERROR, 4 DOORBELL, 5 TEST";
+        0x018 STATUS: u32 w1c = 0, "bit 0 `DMA_DONE`, 1 `DMA_ERROR`, 2 `RING_DONE`, 3 `RING_ERROR`, 4 `DOORBELL`, 5 `TEST`";
         0x01c IRQ_ENABLE: u32 rw = 0, "a bit set here and in STATUS raises the vector of its number, and INTx";
         0x020 IRQ_RAISE: u32 wo = 0, "raises the vector written and sets STATUS.TEST";
         0x024 DOORBELL: u32 wo = 0, "counts, keeps the value and sets STATUS.DOORBELL";
@@ -32,7 +32,7 @@ registers! {
         0x038 DMA_DESTINATION: u64 rw = 0, "guest address to copy or fill to";
         0x040 DMA_LENGTH: u32 rw = 0, "bytes";
         0x044 DMA_PATTERN: u32 rw = 0, "what to fill with";
-        0x048 DMA_FENCE_ADDRESS: u64 rw = 0, "guest address that gets DMA_FENCE (4 bytes) on completion; 0 for none";
+        0x048 DMA_FENCE_ADDRESS: u64 rw = 0, "guest address that gets `DMA_FENCE` (4 bytes) on completion; 0 for none";
         0x050 DMA_FENCE: u32 rw = 0, "the fence value";
         0x054 DMA_COMMAND: u32 wo = 0, "1 copies, 2 fills, as the DMA registers say at this moment; up to 64 wait in order";
         0x058 DMA_COMPLETED: u32 ro = 0, "the fence value of the command completed last";
@@ -47,8 +47,8 @@ registers! {
         0x088 WRITES: u64 ro = 0, "register writes since reset";
         0x090 DMA_BYTES: u64 ro = 0, "bytes that the engine moved";
         0x098 INTERRUPTS: u64 ro = 0, "interrupts raised";
-        0x0a0 TIMESTAMP: u64 ro = 0, "the host's CLOCK_MONOTONIC in ns";
-        0x0a8 ECHO: u64 rw = 0, "storage; a write also sets ECHO_TIME";
+        0x0a0 TIMESTAMP: u64 ro = 0, "the host's `CLOCK_MONOTONIC` in ns";
+        0x0a8 ECHO: u64 rw = 0, "storage; a write also sets `ECHO_TIME`";
         0x0b0 ECHO_TIME: u64 ro = 0, "TIMESTAMP of the last write of ECHO";
     }
     reserved { 0x07c..0x080, 0x0b8..0x1000 }

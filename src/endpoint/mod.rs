@@ -521,10 +521,10 @@ impl Endpoint {
 
 fn config_space(function: &Function) -> Result<ConfigSpace, ConfigError> {
     let layouts =
-        std::array::from_fn(|number| function.bars[number].as_ref().map(|bar| bar.layout.clone()));
+        std::array::from_fn(|number| function.bars[number].as_ref().map(|bar| bar.layout));
     let mut capabilities = function.capabilities.clone();
-    capabilities.extend(function.msi.clone().map(Capability::Msi));
-    capabilities.extend(function.msix.clone().map(Capability::Msix));
+    capabilities.extend(function.msi.map(Capability::Msi));
+    capabilities.extend(function.msix.map(Capability::Msix));
     let pin = function.intx.then_some(InterruptPin::A);
     ConfigSpace::new(&function.identity, &layouts, pin, &capabilities)
 }

@@ -117,6 +117,7 @@ impl Header {
     }
 
     /// The header of this command's reply.
+    #[must_use]
     #[inline]
     pub fn reply(&self) -> Header {
         Header {
@@ -129,6 +130,7 @@ impl Header {
     }
 
     /// The header of this command's refusal.
+    #[must_use]
     pub fn refusal(&self, errno: i32) -> Header {
         Header {
             error: Some(errno.unsigned_abs()),

@@ -100,9 +100,9 @@ impl Socket {
             if Instant::now() >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let send = || rustix::net::send(&self.stream, rest, SendFlags::NOSIGNAL);
-            let sent = retry_on_intr(send).map_err(timed_out)?;
-            rest = &rest[sent..];
+            let more = || rustix::net::send(&self.stream, rest, SendFlags::NOSIGNAL);
+            let count = retry_on_intr(more).map_err(timed_out)?;
+            rest = &rest[count..];
         }
         Ok(())
     }

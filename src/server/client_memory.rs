@@ -60,7 +60,7 @@ pub(super) struct Messages {
 
 enum Route {
     Main(MainSocket),
-    Twin(Mutex<TwinSocket>),
+    Twin(Arc<Socket>, Mutex<TwinSocket>),
 }
 
 impl Messages {
@@ -83,10 +83,11 @@ impl Messages {
         let socket = Arc::new(Socket::new(stream, limits.message)?);
         let twin = TwinSocket {
             inbox: Inbox::new(socket.clone(), limits.message),
-            socket,
+            socket: socket.clone(),
             next_id: 0,
         };
-        Ok(Self::new(Route::Twin(Mutex::new(twin)), max_data, limits))
+        let route = Route::Twin(socket, Mutex::new(twin));
+        Ok(Self::new(route, max_data, limits))
     }
 
     fn new(route: Route, max_data: u32, limits: &Limits) -> Self {
@@ -113,13 +114,7 @@ impl Messages {
                 main.lock().closed = true;
                 main.answered.notify_all();
             }
-            Route::Twin(twin) => {
-                // A thread that waits on the twin holds it; the peer's end of
-                // it closes with the client, and the wait is bounded.
-                if let Ok(twin) = twin.try_lock() {
-                    twin.socket.shutdown();
-                }
-            }
+            Route::Twin(socket, _) => socket.shutdown(),
         }
     }
 
@@ -159,26 +154,25 @@ impl Messages {
     fn check_sound(&self, address: u64) -> Result<(), DmaError> {
         let sound = match self.sound.get() {
             Some(sound) => *sound,
-            None => {
-                let nothing = |out: &mut Vec<u8>| DmaTransfer::encode_write(address, &[], out);
-                let sound = match self.ask(Command::DmaWrite, address, &nothing) {
-                    Ok(body) => !body.is_empty(),
-                    // Says nothing about the layout; the access itself will
-                    // be refused as well.
-                    Err(error) => return Err(error),
-                };
-                if !sound {
-                    log::warn!(
-                        "the client's DMA messages are not the specification's; \
-                         share guest memory (memory-backend-memfd,share=on) or use QEMU 11"
-                    );
-                }
-                *self.sound.get_or_init(|| sound)
-            }
+            None => self.find_sound(address)?,
         };
         let errno = libc::ENOTSUP.unsigned_abs();
         let refused = DmaError::Refused { address, errno };
         sound.then_some(()).ok_or(refused)
+    }
+
+    fn find_sound(&self, address: u64) -> Result<bool, DmaError> {
+        let nothing = |out: &mut Vec<u8>| DmaTransfer::encode_write(address, &[], out);
+        // A refusal says nothing about the layout.
+        let answer = self.ask(Command::DmaWrite, address, &nothing)?;
+        let sound = !answer.is_empty();
+        if !sound {
+            log::warn!(
+                "the client's DMA messages are not the specification's; \
+                 share guest memory (memory-backend-memfd,share=on) or use QEMU 11"
+            );
+        }
+        Ok(*self.sound.get_or_init(|| sound))
     }
 
     /// Sends a command and returns the body of its answer.
@@ -197,7 +191,7 @@ impl Messages {
         };
         let answer = match &self.route {
             Route::Main(main) => main.ask(&mut question)?,
-            Route::Twin(twin) => {
+            Route::Twin(_, twin) => {
                 let mut twin = twin.lock().unwrap_or_else(PoisonError::into_inner);
                 twin.ask(&mut question)?
             }

@@ -39,9 +39,9 @@ pub(super) fn execute(
         Request::RegionWrite(access, data) => context.region_write(&access, data, reply)?,
         Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, reply)?,
         Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, reply)?,
-        Request::DeviceGetInfo => context.device_info(reply),
-        Request::DeviceGetRegionInfo(query) => return context.region_info(&query, reply),
-        Request::DeviceGetRegionIoFds(query) => return context.io_fds(&query, reply),
+        Request::DeviceGetInfo => device_info(reply),
+        Request::DeviceGetRegionInfo(query) => return context.region_info(query, reply),
+        Request::DeviceGetRegionIoFds(query) => return context.io_fds(query, reply),
         Request::DeviceGetIrqInfo(query) => context.irq_info(query.index, reply)?,
         Request::DeviceReset => context.endpoint.reset(),
         Request::Version(_) => return Err(Refusal::TooLate),
@@ -146,18 +146,9 @@ impl Context<'_> {
         Ok(())
     }
 
-    fn device_info(&self, reply: &mut Vec<u8>) {
-        let info = DeviceInfo {
-            resettable: true,
-            regions: REGIONS,
-            irqs: IrqIndex::COUNT,
-        };
-        info.encode(reply);
-    }
-
     fn region_info(
         &self,
-        query: &RegionInfoQuery,
+        query: RegionInfoQuery,
         reply: &mut Vec<u8>,
     ) -> Result<ReplyFds, Refusal> {
         let (what, index) = ("region", query.index);
@@ -170,7 +161,8 @@ impl Context<'_> {
                 fds.push(fd.try_clone_to_owned()?);
             }
             // A region that is mapped whole needs no list.
-            if mapped != [0..region.size] {
+            let whole = 0..region.size;
+            if mapped != std::slice::from_ref(&whole) {
                 areas.extend(mapped.iter().map(|area| Area {
                     offset: area.start,
                     size: area.end - area.start,
@@ -190,7 +182,7 @@ impl Context<'_> {
         Ok(fds)
     }
 
-    fn io_fds(&mut self, query: &IoFdsQuery, reply: &mut Vec<u8>) -> Result<ReplyFds, Refusal> {
+    fn io_fds(&mut self, query: IoFdsQuery, reply: &mut Vec<u8>) -> Result<ReplyFds, Refusal> {
         let (what, index) = ("region", query.index);
         if index >= REGIONS {
             return Err(Refusal::NoIndex { what, index });
@@ -241,6 +233,15 @@ impl Context<'_> {
         apply_set_irqs(self.endpoint, set, fds)?;
         Ok(ReplyFds::new())
     }
+}
+
+fn device_info(reply: &mut Vec<u8>) {
+    let info = DeviceInfo {
+        resettable: true,
+        regions: REGIONS,
+        irqs: IrqIndex::COUNT,
+    };
+    info.encode(reply);
 }
 
 /// Carries out a `SET_IRQS`, all of it or nothing.

@@ -191,17 +191,13 @@ impl<'a> Session<'a> {
         negotiated: Negotiated,
         twin: Option<version::Twin>,
     ) -> Result<Vec<OwnedFd>, Refusal> {
-        let (messages, fds) = match twin {
-            Some(twin) => {
-                let max_data = negotiated.client_max_data;
-                let messages = Messages::over_twin(twin.ours, max_data, self.limits)?;
-                (messages, vec![twin.theirs])
-            }
-            None => {
-                let max_data = negotiated.client_max_data;
-                let messages = Messages::over_main(self.socket.clone(), max_data, self.limits);
-                (messages, Vec::new())
-            }
+        let max_data = negotiated.client_max_data;
+        let mut fds = Vec::new();
+        let messages = if let Some(twin) = twin {
+            fds.push(twin.theirs);
+            Messages::over_twin(twin.ours, max_data, self.limits)?
+        } else {
+            Messages::over_main(self.socket.clone(), max_data, self.limits)
         };
         let messages = Arc::new(messages);
         let page_size = negotiated.page_size;
