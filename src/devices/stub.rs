@@ -19,7 +19,7 @@ registers! {
     pub enum Reg[0x1000] {
         0x000 ID: u32 ro = 0x5550_4756, "`VGPU` in ASCII";
         0x004 VERSION: u32 ro = 0x0001_0000, "major version in bits 31:16, minor in 15:0";
-        0x008 FEATURES: u32 ro = 0x7, "bit 0 DMA engine, 1 command ring, 2 timestamp; bits 23:16 MSI-X vectors";
+        0x008 FEATURES: u32 ro = 0x0010_0007, "bit 0 DMA engine, 1 command ring, 2 timestamp; bits 23:16 MSI-X vectors";
         0x00c SCRATCH: u32 rw = 0, "storage";
         0x010 SCRATCH64: u64 rw = 0, "storage";
         0x018 STATUS: u32 w1c = 0, "bit 0 `DMA_DONE`, 1 `DMA_ERROR`, 2 `RING_DONE`, 3 `RING_ERROR`, 4 `DOORBELL`, 5 `TEST`";
@@ -106,7 +106,7 @@ impl Stub {
 
     fn init(&mut self) {
         self.registers.reset();
-        let features = Reg::FEATURES.row().reset | u64::from(self.vectors) << 16;
+        let features = self.registers.get(Reg::FEATURES) & 0xffff | u64::from(self.vectors) << 16;
         self.registers.set(Reg::FEATURES, features);
         self.reads = 0;
         self.writes = 0;
