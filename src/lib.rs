@@ -88,6 +88,9 @@
 //!
 //! To serve it on a socket, give the endpoint to a [`Server`](server::Server).
 
+// An expect has its reason; in tests a failed unwrap is a failed test.
+#![deny(clippy::unwrap_used)]
+
 pub mod client;
 pub mod device;
 pub mod devices;

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use vgpu_stub::devices::{KINDS, Kind, Options};
-use vgpu_stub::server::{Listener, Server, Source};
+use vgpu_stub::devices::{KINDS, Kind, MAX_VECTORS, Options};
+use vgpu_stub::server::{Limits, Listener, Server, Source};
 
 use super::failure::Failure;
 use super::inherited;
@@ -155,7 +156,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Makes all devices and their sockets.
 fn build(args: &Args) -> Result<Server, Failure> {
-    let mut server = Server::new().once(args.once);
+    let limits = Limits {
+        max_dma_maps: descriptors_each(args.devices.len()),
+        ..Limits::default()
+    };
+    let mut server = Server::new().once(args.once).limits(limits);
     let mut offered = offered_sockets(args)?.into_iter();
     for (number, device) in args.devices.iter().enumerate() {
         let own = device.socket.clone();
@@ -182,6 +187,22 @@ fn build(args: &Args) -> Result<Server, Failure> {
             "{socket}: more sockets than devices; add a --device for it"
         ))),
     }
+}
+
+/// Raises the limit of open descriptors as far as we may, and returns how
+/// many DMA maps with one each device can have without starving the others.
+fn descriptors_each(devices: usize) -> u32 {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without the right to, we have what we have.
+    let _ = setrlimit(Resource::Nofile, limit);
+    let open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    // The most maps that the whole process can watch.
+    let all = open.saturating_sub(64).min(65_536);
+    let each = all / u64::try_from(devices).unwrap_or(u64::MAX).max(1);
+    // Interrupts and doorbells have descriptors too.
+    let interrupts = u64::from(MAX_VECTORS) + 16;
+    u32::try_from(each.saturating_sub(interrupts).max(1)).unwrap_or(u32::MAX)
 }
 
 /// The sockets for devices that have none of their own.

@@ -25,9 +25,6 @@ registers! {
     reserved { 0x14..0x1000 }
 }
 
-/// The size of BAR 2, in bytes: the outcome of the last copy, as text.
-const LOG: usize = 4096;
-
 enum Work {
     Copy(u64, u64, u64),
     /// All before this has ended.
@@ -49,7 +46,7 @@ impl Copier {
     ///
     /// If there is no memory to share or no thread.
     pub fn new(irq: Irq, dma: Dma) -> io::Result<Self> {
-        let log = SharedMemory::new(LOG)?;
+        let log = SharedMemory::new(4096)?;
         let (work, todo) = bounded(1);
         let shown = log.clone();
         thread::Builder::new()
@@ -65,19 +62,16 @@ impl Copier {
 
 fn copy_all(todo: &Receiver<Work>, irq: &Irq, dma: &Dma, log: &SharedMemory) {
     for work in todo {
-        let (source, destination, length) = match work {
-            Work::Copy(source, destination, length) => (source, destination, length),
+        let outcome = match work {
+            Work::Copy(source, destination, length) => dma.copy(source, destination, length),
             Work::Drained(done) => {
                 let _ = done.send(());
                 continue;
             }
         };
-        let outcome = match dma.copy(source, destination, length) {
-            Ok(()) => format!("copied {length} bytes\0"),
-            Err(error) => format!("{error}\0"),
-        };
+        let text = outcome.map_or_else(|error| error.to_string(), |()| "copied".to_owned());
         // Shorter than a page.
-        let _ = log.write(0, outcome.as_bytes());
+        let _ = log.write(0, format!("{text}\0").as_bytes());
         irq.raise(0);
     }
 }

@@ -6,9 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use thiserror::Error;
+
+/// How long to wait for descriptors or memory to be free again.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Why a device has no socket.
 #[derive(Debug, Error)]
@@ -95,6 +100,11 @@ impl Listener {
                 // It left again before it was served.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another device's client may hold all that there is for now.
+                Err(error) if is_exhausted(&error) => {
+                    log::warn!("cannot accept a client yet: {error}");
+                    thread::sleep(RETRY);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -144,6 +154,13 @@ impl Source {
             _ => Err(ListenError::BadDescriptor { fd: number }),
         }
     }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    let errnos = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| errnos.contains(&errno))
 }
 
 fn remove_stale(path: &Path) -> Result<(), ListenError> {

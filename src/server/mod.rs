@@ -24,10 +24,10 @@ pub use listener::{ListenError, Listener, Source};
 pub use session::SessionError;
 
 use crate::endpoint::Endpoint;
-use crate::protocol::Socket;
+use crate::protocol::{Capabilities, Socket};
 use session::Session;
 
-/// How long a client may keep us waiting.
+/// How long a client may keep us waiting, and how much it may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From its connection to its VERSION.
@@ -37,16 +37,20 @@ pub struct Limits {
     pub message: Duration,
     /// For the answer to a `DMA_READ` or `DMA_WRITE`.
     pub dma: Duration,
+    /// How many DMA maps a client may have, at most 65535. Each may hold a
+    /// descriptor, of which a process has only so many.
+    pub max_dma_maps: u32,
 }
 
 impl Default for Limits {
-    /// 5 seconds each, which is QEMU's own patience.
+    /// 5 seconds each, which is QEMU's own patience, and all DMA maps.
     fn default() -> Self {
         let patience = Duration::from_secs(5);
         Limits {
             handshake: patience,
             message: patience,
             dma: patience,
+            max_dma_maps: Capabilities::DEFAULT_MAX_DMA_MAPS,
         }
     }
 }
@@ -93,7 +97,7 @@ impl Server {
         Self::default()
     }
 
-    /// Sets how long a client may keep the server waiting.
+    /// Sets what a client may ask for.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;

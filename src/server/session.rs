@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
                 return Err(Refusal::TooEarly(command));
             };
             refuse_descriptors(&fds)?;
-            let negotiated = version::negotiate(&proposal)?;
+            let negotiated = version::negotiate(&proposal, self.limits)?;
             let twin = version::answer(&negotiated, reply)?;
             return self.agree(negotiated, twin);
         };

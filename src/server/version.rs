@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use super::Limits;
 use super::refusal::Refusal;
-use crate::endpoint::{MAX_MAPS, PAGE_SIZE};
+use crate::endpoint::PAGE_SIZE;
 use crate::protocol::{Capabilities, MAX_DATA, MAX_FDS, Proposal, TwinSocket};
 
 /// The protocol version that we speak.
@@ -45,7 +46,7 @@ pub(super) struct Twin {
 ///
 /// We answer with those of its capabilities that we have, no others: QEMU
 /// refuses a reply that is longer than its request.
-pub(super) fn negotiate(proposal: &Proposal) -> Result<Negotiated, Refusal> {
+pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiated, Refusal> {
     if proposal.major != MAJOR {
         return Err(Refusal::Version(proposal.major, proposal.minor));
     }
@@ -55,7 +56,7 @@ pub(super) fn negotiate(proposal: &Proposal) -> Result<Negotiated, Refusal> {
     if page_sizes == Some(0) {
         return Err(Refusal::PageSizes(client.pgsizes.unwrap_or(0)));
     }
-    let max_maps = u32::try_from(MAX_MAPS).unwrap_or(u32::MAX);
+    let max_maps = limits.max_dma_maps.min(Capabilities::DEFAULT_MAX_DMA_MAPS);
     let max_fds = u32::try_from(MAX_FDS).unwrap_or(u32::MAX);
     let twin = client.twin_socket.is_some_and(|twin| twin.supported);
     let reply = Capabilities {
@@ -72,7 +73,7 @@ pub(super) fn negotiate(proposal: &Proposal) -> Result<Negotiated, Refusal> {
         migration: None,
     };
     let page_size = page_sizes.map_or(PAGE_SIZE, |sizes| 1 << sizes.trailing_zeros());
-    let max_dma_maps = reply.max_dma_maps.map_or(MAX_MAPS, |maps| maps as usize);
+    let max_dma_maps = reply.max_dma_maps.unwrap_or(max_maps) as usize;
     Ok(Negotiated {
         minor: proposal.minor.min(MINOR),
         max_data: reply
