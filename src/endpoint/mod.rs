@@ -9,25 +9,28 @@
 mod bar;
 mod dma_table;
 mod eventfd;
+mod events;
+mod interrupts;
 mod irqs;
 mod sigbus;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use thiserror::Error;
 
 pub use dma_table::{Backing, ClientMemory, MAX_MAPS, MapError, MapRequest, PAGE_SIZE};
+pub use events::OfferedDoorbell;
+pub use interrupts::{IrqDescription, IrqError, MaskEvent};
 pub use irqs::IrqIndex;
 
-use crate::device::{Access, Bar, Device, Dma, Function, Irq, SharedMemory};
+use crate::device::{Device, Dma, Function, Irq, SharedMemory};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
 use bar::BarSpace;
 use dma_table::DmaTable;
-use eventfd::EventFd;
+use events::{Doorbell, Event, make_doorbells};
 use irqs::IrqTable;
 
 /// The region of config space, numbered as VFIO's PCI regions: BARs are 0 to
@@ -47,38 +50,6 @@ pub struct Endpoint {
     events: Vec<Event>,
     doorbells: Vec<Doorbell>,
     guest_errors: u64,
-}
-
-/// A register whose whole writes may come as a counted event.
-struct Doorbell {
-    at: Access,
-    datamatch: Option<u64>,
-    event: Arc<EventFd>,
-    offered: bool,
-}
-
-/// Something that may happen besides a client's commands.
-struct Event {
-    source: Source,
-    fd: Arc<EventFd>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// The doorbell of this number rang.
-    Doorbell(usize),
-    /// The client masks or unmasks an interrupt.
-    Mask(IrqIndex, u32),
-    Unmask(IrqIndex, u32),
-}
-
-/// Which way an interrupt's mask is moved by an eventfd of the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaskEvent {
-    /// A signal masks.
-    Mask,
-    /// A signal unmasks.
-    Unmask,
 }
 
 /// Why a device cannot be an endpoint: a mistake of its author.
@@ -117,26 +88,6 @@ pub struct RegionError {
     pub length: usize,
 }
 
-/// A client named an interrupt that the function lacks, or gave a descriptor
-/// that is no eventfd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum IrqError {
-    /// There are fewer interrupts.
-    #[error("there is no interrupt {number} of {index:?}")]
-    Absent {
-        /// The kind.
-        index: IrqIndex,
-        /// The first that is absent.
-        number: u32,
-    },
-    /// A descriptor is not an eventfd.
-    #[error("a descriptor for {index:?} is not an eventfd")]
-    NotAnEventFd {
-        /// The kind.
-        index: IrqIndex,
-    },
-}
-
 /// What a client may know of a region.
 #[derive(Debug)]
 pub struct Region<'a> {
@@ -145,26 +96,6 @@ pub struct Region<'a> {
     /// What the client may map, and where: offsets in the region and in the
     /// memory alike.
     pub mapped: Option<(&'a SharedMemory, &'a [Range<u64>])>,
-}
-
-/// What a client may know of a kind of interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IrqDescription {
-    /// How many there are.
-    pub count: u32,
-    /// Whether each masks itself when it is signalled.
-    pub automasked: bool,
-}
-
-/// A doorbell as it is offered to a client.
-#[derive(Debug)]
-pub struct OfferedDoorbell<'a> {
-    /// The register.
-    pub at: Access,
-    /// Only writes of this value ring, if set.
-    pub datamatch: Option<u64>,
-    /// What to signal.
-    pub event: BorrowedFd<'a>,
 }
 
 impl Endpoint {
@@ -349,174 +280,6 @@ impl Endpoint {
     pub fn dma_unmap_all(&mut self) {
         self.dma.unmap_all();
     }
-
-    /// What there is of a kind of interrupt.
-    pub fn irq(&self, index: IrqIndex) -> IrqDescription {
-        IrqDescription {
-            count: self.irqs.count(index),
-            automasked: index == IrqIndex::Intx,
-        }
-    }
-
-    /// Takes all eventfds of a kind of interrupt away.
-    pub fn irq_disable(&mut self, index: IrqIndex) {
-        self.irqs.disable(index);
-        self.events.retain(|event| {
-            !matches!(event.source,
-            Source::Mask(of, _) | Source::Unmask(of, _) if of == index)
-        });
-    }
-
-    /// Gives a range of interrupts the eventfds to signal, or takes theirs
-    /// away if `fds` is empty. There are as many as the range is long.
-    ///
-    /// # Errors
-    ///
-    /// See [`IrqError`]; then nothing has changed.
-    pub fn irq_assign(
-        &mut self,
-        index: IrqIndex,
-        range: Range<u32>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), IrqError> {
-        self.check_irqs(index, &range)?;
-        let mut events = client_events(index, fds)?.into_iter();
-        self.irqs.assign(index, range, || events.next());
-        Ok(())
-    }
-
-    /// Gives a range of interrupts eventfds with which the client masks or
-    /// unmasks them, or takes theirs away if `fds` is empty.
-    ///
-    /// # Errors
-    ///
-    /// See [`IrqError`]; then nothing has changed.
-    pub fn irq_assign_mask_events(
-        &mut self,
-        index: IrqIndex,
-        range: Range<u32>,
-        event: MaskEvent,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), IrqError> {
-        self.check_irqs(index, &range)?;
-        let events = client_events(index, fds)?;
-        let source = |number| match event {
-            MaskEvent::Mask => Source::Mask(index, number),
-            MaskEvent::Unmask => Source::Unmask(index, number),
-        };
-        let replaced: Vec<Source> = range.clone().map(source).collect();
-        self.events
-            .retain(|event| !replaced.contains(&event.source));
-        self.events
-            .extend(replaced.into_iter().zip(events).map(|(source, fd)| Event {
-                source,
-                fd: Arc::new(fd),
-            }));
-        Ok(())
-    }
-
-    /// Masks an interrupt: it stays pending instead of being signalled.
-    ///
-    /// # Errors
-    ///
-    /// [`IrqError::Absent`].
-    pub fn irq_mask(&mut self, index: IrqIndex, number: u32) -> Result<(), IrqError> {
-        self.check_irqs(index, &(number..number.saturating_add(1)))?;
-        self.irqs.mask(index, number);
-        Ok(())
-    }
-
-    /// Unmasks an interrupt; a pending one is signalled.
-    ///
-    /// # Errors
-    ///
-    /// [`IrqError::Absent`].
-    pub fn irq_unmask(&mut self, index: IrqIndex, number: u32) -> Result<(), IrqError> {
-        self.check_irqs(index, &(number..number.saturating_add(1)))?;
-        self.irqs.unmask(index, number);
-        Ok(())
-    }
-
-    /// Signals an interrupt on behalf of the client.
-    ///
-    /// # Errors
-    ///
-    /// [`IrqError::Absent`].
-    pub fn irq_trigger(&mut self, index: IrqIndex, number: u32) -> Result<(), IrqError> {
-        self.check_irqs(index, &(number..number.saturating_add(1)))?;
-        self.irqs.trigger(index, number);
-        Ok(())
-    }
-
-    /// Checks that a range of interrupts exists.
-    ///
-    /// # Errors
-    ///
-    /// [`IrqError::Absent`].
-    pub fn check_irqs(&self, index: IrqIndex, range: &Range<u32>) -> Result<(), IrqError> {
-        let count = self.irqs.count(index);
-        if range.end <= count {
-            return Ok(());
-        }
-        let number = range.start.max(count);
-        Err(IrqError::Absent { index, number })
-    }
-
-    /// The doorbells of a region. From now on they are among the
-    /// [`Endpoint::event_fds`].
-    pub fn offer_doorbells(&mut self, region: u32) -> Vec<OfferedDoorbell<'_>> {
-        for (number, doorbell) in self.doorbells.iter_mut().enumerate() {
-            if u32::from(doorbell.at.bar) == region && !doorbell.offered {
-                doorbell.offered = true;
-                self.events.push(Event {
-                    source: Source::Doorbell(number),
-                    fd: doorbell.event.clone(),
-                });
-            }
-        }
-        let of_region = self
-            .doorbells
-            .iter()
-            .filter(|doorbell| u32::from(doorbell.at.bar) == region);
-        of_region
-            .map(|doorbell| OfferedDoorbell {
-                at: doorbell.at,
-                datamatch: doorbell.datamatch,
-                event: doorbell.event.as_fd(),
-            })
-            .collect()
-    }
-
-    /// Whether anything but the client's commands must be waited for.
-    #[inline]
-    pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
-    }
-
-    /// What to wait for besides the client's commands: whenever one of these
-    /// is readable, [`Endpoint::handle_events`] is due.
-    pub fn event_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.events.iter().map(|event| event.fd.as_fd())
-    }
-
-    /// Deals with all events that were signalled.
-    pub fn handle_events(&mut self) {
-        for event in &self.events {
-            let times = event.fd.take();
-            if times == 0 {
-                continue;
-            }
-            match event.source {
-                Source::Doorbell(number) => {
-                    let doorbell = &self.doorbells[number];
-                    let value = doorbell.datamatch.unwrap_or(0);
-                    self.device.rung(doorbell.at, value, times);
-                }
-                Source::Mask(index, number) => self.irqs.mask(index, number),
-                Source::Unmask(index, number) => self.irqs.unmask(index, number),
-            }
-        }
-    }
 }
 
 fn config_space(function: &Function) -> Result<ConfigSpace, ConfigError> {
@@ -527,25 +290,4 @@ fn config_space(function: &Function) -> Result<ConfigSpace, ConfigError> {
     capabilities.extend(function.msix.map(Capability::Msix));
     let pin = function.intx.then_some(InterruptPin::A);
     ConfigSpace::new(&function.identity, &layouts, pin, &capabilities)
-}
-
-fn make_doorbells(number: usize, bar: &Bar) -> io::Result<Vec<Doorbell>> {
-    let make = |doorbell: &crate::device::Doorbell| {
-        Ok(Doorbell {
-            at: Access {
-                // Six BARs.
-                bar: u8::try_from(number).unwrap_or(u8::MAX),
-                ..doorbell.at
-            },
-            datamatch: doorbell.datamatch,
-            event: Arc::new(EventFd::new()?),
-            offered: false,
-        })
-    };
-    bar.doorbells.iter().map(make).collect()
-}
-
-fn client_events(index: IrqIndex, fds: Vec<OwnedFd>) -> Result<Vec<EventFd>, IrqError> {
-    let events: Option<Vec<EventFd>> = fds.into_iter().map(EventFd::from_client).collect();
-    events.ok_or(IrqError::NotAnEventFd { index })
 }
