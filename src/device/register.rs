@@ -278,7 +278,7 @@ const fn cover<const SIZE: usize>(
 ///
 /// The number in brackets is the size of the BAR in bytes. Each row is
 /// `offset NAME: width kind = reset, "documentation";` with the widths `u8`,
-/// `u16`, `u32`, `u64` and the kinds of [`Kind`](crate::device::Kind): `ro`,
+/// `u16`, `u32`, `u64` and the kinds of [`Kind`]: `ro`,
 /// `rw`, `w1c`, `wo`. What is not a register must be named as reserved: an
 /// overlap or a gap fails the build.
 ///
