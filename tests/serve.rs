@@ -3,6 +3,7 @@
 mod program;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -51,6 +52,24 @@ fn it_ends_while_a_client_is_served_and_others_wait() {
     let _waiting = UnixStream::connect(&socket).unwrap();
     let (status, _) = serving.end(Signal::TERM);
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn the_conventions_for_servers_need_no_command() {
+    let dir = tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let mut server = program([
+        format!("--socket-path={}", text(&socket)),
+        "--once".to_owned(),
+    ])
+    .stderr(std::process::Stdio::piped())
+    .spawn()
+    .unwrap();
+    // Its log says when it listens.
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    assert!(log.next().unwrap().unwrap().contains("listening"));
+    assert_eq!(&reads_id(&socket), b"VGPU");
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]

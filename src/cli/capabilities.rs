@@ -24,7 +24,6 @@ pub(super) fn print_discovery(binary: &Path) -> Result<(), Failure> {
         "description": "vgpu-stub: a PCI device in a process of its own",
         "type": "pci",
         "binary": binary,
-        "args": ["serve"],
     }))
 }
 

@@ -10,6 +10,7 @@ mod probe;
 mod qemu_args;
 mod serve;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -38,7 +39,11 @@ struct Cli {
     log_level: Option<String>,
 }
 
-const EXIT_STATUS: &str = "Exit status: 0 clean, 1 failed, 2 usage, \
+const EXIT_STATUS: &str =
+    "`vgpu-stub --socket-path PATH` and `vgpu-stub --fd N` mean `vgpu-stub serve ...`, \
+as vfio-user's conventions for servers ask.
+
+Exit status: 0 clean, 1 failed, 2 usage, \
 3 cannot listen on a socket, 4 a server does not answer as vfio-user says.";
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +57,7 @@ enum Command {
 
 /// Parses the command line and runs what it says.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(with_command(std::env::args_os()));
     start_logging(&cli);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,6 +66,18 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// vfio-user's conventions for servers want `--socket-path` and `--fd` to work
+/// without a command: they mean `serve`.
+fn with_command(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let first = arguments.get(1).and_then(|argument| argument.to_str());
+    let option = first.and_then(|argument| argument.split('=').next());
+    if matches!(option, Some("--socket-path" | "--fd")) {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -37,7 +37,7 @@ fn command_line(socket: &Path, memory: u32) -> Result<String, Failure> {
     });
     // Guest memory in a memfd: the device copies it instead of asking QEMU.
     Ok(format!(
-        "qemu-system-x86_64 -machine q35,memory-backend=ram -m {memory} \
+        "qemu-system-x86_64 -accel kvm -accel tcg -machine q35,memory-backend=ram -m {memory} \
          -object memory-backend-memfd,id=ram,size={memory}M,share=on \
          -device {}",
         quote(&device.to_string())
