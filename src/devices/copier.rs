@@ -58,6 +58,14 @@ impl Copier {
             log,
         })
     }
+
+    /// The endpoint fails what is under way, so the thread is soon done.
+    fn drain(&self) {
+        let (done, drained) = bounded(1);
+        if self.work.send(Work::Drained(done)).is_ok() {
+            let _ = drained.recv();
+        }
+    }
 }
 
 fn copy_all(todo: &Receiver<Work>, irq: &Irq, dma: &Dma, log: &SharedMemory) {
@@ -108,11 +116,12 @@ impl Device for Copier {
     }
 
     fn reset(&mut self) {
-        // The endpoint fails what is under way, so the thread is soon done.
-        let (done, drained) = bounded(1);
-        if self.work.send(Work::Drained(done)).is_ok() {
-            let _ = drained.recv();
-        }
+        self.drain();
         self.registers.reset();
+    }
+
+    fn disconnected(&mut self) {
+        // No copy goes on in the memory of the next client.
+        self.drain();
     }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use thiserror::Error;
 
 use super::{Command, Header, MAX_FDS, Malformed, Socket};
@@ -30,8 +30,11 @@ pub const MAX_DATA: u32 = 1024 * 1024;
 /// The largest message: a region write of [`MAX_DATA`], or a list of writes.
 pub const MAX_MESSAGE: usize = Header::SIZE + 16 + MAX_DATA as usize;
 
-/// How many messages, and how many bytes of them, may be put aside.
-const MAX_DEFERRED: (usize, usize) = (1024, 4 * MAX_MESSAGE);
+/// How many messages may be put aside, and how much of them: bytes and
+/// descriptors.
+const MAX_DEFERRED: usize = 1024;
+const MAX_DEFERRED_BYTES: usize = 4 * MAX_MESSAGE;
+const MAX_DEFERRED_FDS: usize = 2 * MAX_FDS;
 
 /// A message as it arrived. Its memory is used again.
 #[derive(Debug)]
@@ -108,6 +111,7 @@ pub struct Inbox {
     patience: Duration,
     deferred: VecDeque<Message>,
     deferred_bytes: usize,
+    deferred_fds: usize,
 }
 
 impl Inbox {
@@ -126,6 +130,7 @@ impl Inbox {
             patience,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
+            deferred_fds: 0,
         }
     }
 
@@ -145,6 +150,7 @@ impl Inbox {
     pub fn receive(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         if let Some(first) = self.deferred.pop_front() {
             self.deferred_bytes -= first.body.len();
+            self.deferred_fds -= first.fds.len();
             *message = first;
             return Ok(());
         }
@@ -171,20 +177,19 @@ impl Inbox {
         }
     }
 
-    /// Puts a message aside for [`Inbox::receive`]; gives it back if there
-    /// are too many.
-    ///
-    /// # Errors
-    ///
-    /// The message, if it would be one too many.
-    pub fn defer(&mut self, message: Message) -> Result<(), Message> {
-        let bytes = self.deferred_bytes + message.body.len();
-        if self.deferred.len() >= MAX_DEFERRED.0 || bytes > MAX_DEFERRED.1 {
-            return Err(message);
-        }
-        self.deferred_bytes = bytes;
+    /// Whether another message may be put aside. To be asked before it is
+    /// received, so that none is lost.
+    pub fn may_defer(&self) -> bool {
+        self.deferred.len() < MAX_DEFERRED
+            && self.deferred_bytes < MAX_DEFERRED_BYTES
+            && self.deferred_fds < MAX_DEFERRED_FDS
+    }
+
+    /// Puts a message aside for [`Inbox::receive`].
+    pub fn defer(&mut self, message: Message) {
+        self.deferred_bytes += message.body.len();
+        self.deferred_fds += message.fds.len();
         self.deferred.push_back(message);
-        Ok(())
     }
 
     /// The header of the message at `start` and the message's size, once the
@@ -258,6 +263,11 @@ impl Inbox {
             )
         });
         match received.map_err(io::Error::from) {
+            // Descriptors were lost: this process has too many, or there were
+            // more than the kernel carries.
+            Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
+                return Err(io::Error::from(Errno::MFILE).into());
+            }
             Ok(received) if received.bytes == 0 && self.start < self.end => {
                 return Err(ReceiveError::Cut);
             }

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,7 @@ pub(super) struct Messages {
 
 enum Route {
     Main(MainSocket),
-    Twin(Arc<Socket>, Mutex<TwinSocket>),
+    Twin(TwinSocket),
 }
 
 impl Messages {
@@ -81,13 +82,16 @@ impl Messages {
         limits: &Limits,
     ) -> std::io::Result<Self> {
         let socket = Arc::new(Socket::new(stream, limits.message)?);
-        let twin = TwinSocket {
+        let turn = Turn {
             inbox: Inbox::new(socket.clone(), limits.message),
-            socket: socket.clone(),
             next_id: 0,
         };
-        let route = Route::Twin(socket, Mutex::new(twin));
-        Ok(Self::new(route, max_data, limits))
+        let twin = TwinSocket {
+            socket,
+            suspended: AtomicBool::new(false),
+            turn: Mutex::new(turn),
+        };
+        Ok(Self::new(Route::Twin(twin), max_data, limits))
     }
 
     fn new(route: Route, max_data: u32, limits: &Limits) -> Self {
@@ -114,7 +118,8 @@ impl Messages {
                 main.lock().closed = true;
                 main.answered.notify_all();
             }
-            Route::Twin(socket, _) => socket.shutdown(),
+            // The client may keep its end of the twin when it leaves.
+            Route::Twin(twin) => twin.socket.shutdown(),
         }
     }
 
@@ -191,10 +196,7 @@ impl Messages {
         };
         let answer = match &self.route {
             Route::Main(main) => main.ask(&mut question)?,
-            Route::Twin(_, twin) => {
-                let mut twin = twin.lock().unwrap_or_else(PoisonError::into_inner);
-                twin.ask(&mut question)?
-            }
+            Route::Twin(twin) => twin.ask(&mut question)?,
         };
         answer.map_err(|errno| DmaError::Refused { address, errno })
     }
@@ -225,6 +227,11 @@ impl Question<'_> {
         sent.map_err(|_| DmaError::Disconnected)
     }
 
+    fn is_answered_by(&self, reply: &Header) -> bool {
+        let asked = (Kind::Reply, self.header.id, self.header.command);
+        (reply.kind, reply.id, reply.command) == asked
+    }
+
     fn timed_out(&self) -> DmaError {
         DmaError::TimedOut {
             address: self.address,
@@ -250,9 +257,11 @@ impl ClientMemory for Messages {
     }
 
     fn suspend(&self, suspended: bool) {
-        // Over the twin, answers come without the session's thread.
-        if let Route::Main(main) = &self.route {
-            main.suspend(suspended);
+        match &self.route {
+            Route::Main(main) => main.suspend(suspended),
+            // Answers come without the session's thread: the message under
+            // way may end as it does, and is the last.
+            Route::Twin(twin) => twin.suspended.store(suspended, Ordering::Release),
         }
     }
 }
@@ -278,13 +287,14 @@ struct Waiting {
     next_id: u16,
     closed: bool,
     suspended: bool,
-    /// Each question that waits, and its answer once that is here.
-    answers: HashMap<u16, Option<Answer>>,
+    /// Each question that waits: its command, and its answer once that is
+    /// here.
+    answers: HashMap<u16, (u16, Option<Answer>)>,
 }
 
 impl MainSocket {
     fn ask(&self, question: &mut Question<'_>) -> Result<Answer, DmaError> {
-        let id = self.enter()?;
+        let id = self.enter(question.header.command)?;
         let answer = question
             .send(&self.socket, id)
             .and_then(|()| self.wait(id, question));
@@ -293,7 +303,7 @@ impl MainSocket {
     }
 
     /// Finds a free message id.
-    fn enter(&self) -> Result<u16, DmaError> {
+    fn enter(&self, command: u16) -> Result<u16, DmaError> {
         let mut state = self.lock();
         if state.suspended {
             return Err(DmaError::Reset);
@@ -307,7 +317,7 @@ impl MainSocket {
         }
         let id = state.next_id;
         state.next_id = id.wrapping_add(1);
-        state.answers.insert(id, None);
+        state.answers.insert(id, (command, None));
         Ok(id)
     }
 
@@ -324,7 +334,7 @@ impl MainSocket {
         let mut message = Message::new();
         loop {
             let mut state = self.lock();
-            match state.answers.get_mut(&id).map(Option::take) {
+            match state.answers.get_mut(&id).map(|(_, answer)| answer.take()) {
                 None => return Err(DmaError::Reset),
                 Some(Some(answer)) => return Ok(answer),
                 Some(None) if state.closed => return Err(DmaError::Disconnected),
@@ -351,12 +361,13 @@ impl MainSocket {
         message: &mut Message,
         question: &Question<'_>,
     ) -> Result<(), DmaError> {
+        if !inbox.may_defer() {
+            // A client that sends commands without end and no answer.
+            return Err(question.timed_out());
+        }
         match inbox.receive_new(message, Wait::Until(question.deadline)) {
             Ok(()) if message.header.kind == Kind::Reply => self.deliver(message),
-            // A client that sends commands and no answer gets none.
-            Ok(()) => inbox
-                .defer(std::mem::take(message))
-                .map_err(|_| question.timed_out())?,
+            Ok(()) => inbox.defer(std::mem::take(message)),
             Err(ReceiveError::TimedOut) => return Err(question.timed_out()),
             // The session meets the same end when it receives next.
             Err(_) => return Err(DmaError::Disconnected),
@@ -365,8 +376,11 @@ impl MainSocket {
     }
 
     fn deliver(&self, message: &Message) {
-        if let Some(slot) = self.lock().answers.get_mut(&message.header.id) {
-            *slot = Some(answer_of(message));
+        let header = &message.header;
+        if let Some((command, answer)) = self.lock().answers.get_mut(&header.id)
+            && *command == header.command
+        {
+            *answer = Some(answer_of(message));
             self.answered.notify_all();
         }
     }
@@ -379,20 +393,30 @@ impl MainSocket {
 /// A socket for our messages alone: one is under way at a time.
 struct TwinSocket {
     socket: Arc<Socket>,
+    suspended: AtomicBool,
+    turn: Mutex<Turn>,
+}
+
+/// What the thread needs whose question is under way.
+struct Turn {
     inbox: Inbox,
     next_id: u16,
 }
 
 impl TwinSocket {
-    fn ask(&mut self, question: &mut Question<'_>) -> Result<Answer, DmaError> {
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(1);
+    fn ask(&self, question: &mut Question<'_>) -> Result<Answer, DmaError> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.suspended.load(Ordering::Acquire) {
+            return Err(DmaError::Reset);
+        }
+        let id = turn.next_id;
+        turn.next_id = id.wrapping_add(1);
         question.send(&self.socket, id)?;
         let mut message = Message::new();
         loop {
             let wait = Wait::Until(question.deadline);
-            match self.inbox.receive_new(&mut message, wait) {
-                Ok(()) if message.header.kind == Kind::Reply && message.header.id == id => {
+            match turn.inbox.receive_new(&mut message, wait) {
+                Ok(()) if question.is_answered_by(&message.header) => {
                     return Ok(answer_of(&message));
                 }
                 // A reply to a question that timed out.
