@@ -156,7 +156,10 @@ impl Context<'_> {
         let region = region.ok_or(Refusal::NoIndex { what, index })?;
         let mut fds = ReplyFds::new();
         let mut areas = Vec::new();
-        if let Some((memory, mapped)) = region.mapped {
+        // A client that takes no descriptors has nothing to map.
+        let takes_fds = self.negotiated.client_max_fds > 0;
+        let mapped = region.mapped.filter(|_| takes_fds);
+        if let Some((memory, mapped)) = mapped {
             if let Some(fd) = memory.as_fd() {
                 fds.push(fd.try_clone_to_owned()?);
             }
@@ -173,7 +176,7 @@ impl Context<'_> {
             index,
             readable: region.size > 0,
             writeable: region.size > 0,
-            mappable: region.mapped.is_some(),
+            mappable: mapped.is_some(),
             size: region.size,
             offset: 0,
             areas,

@@ -58,7 +58,11 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
     }
     let max_maps = limits.max_dma_maps.min(Capabilities::DEFAULT_MAX_DMA_MAPS);
     let max_fds = u32::try_from(MAX_FDS).unwrap_or(u32::MAX);
-    let twin = client.twin_socket.is_some_and(|twin| twin.supported);
+    let client_max_fds = client
+        .max_msg_fds
+        .unwrap_or(Capabilities::DEFAULT_MAX_MSG_FDS) as usize;
+    // Its descriptor comes with the reply.
+    let twin = client.twin_socket.is_some_and(|twin| twin.supported) && client_max_fds > 0;
     let reply = Capabilities {
         max_msg_fds: client.max_msg_fds.map(|fds| fds.clamp(OUR_FDS, max_fds)),
         max_data_xfer_size: client.max_data_xfer_size.map(|size| size.min(MAX_DATA)),
@@ -82,9 +86,7 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
         client_max_data: client
             .max_data_xfer_size
             .unwrap_or(Capabilities::DEFAULT_MAX_DATA_XFER_SIZE),
-        client_max_fds: client
-            .max_msg_fds
-            .unwrap_or(Capabilities::DEFAULT_MAX_MSG_FDS) as usize,
+        client_max_fds,
         page_size,
         max_dma_maps,
         write_multiple: reply.write_multiple == Some(true),
