@@ -1,20 +1,15 @@
 //! Event descriptors from a client, checked when they arrive.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// An eventfd, of ours or of a client.
 #[derive(Debug)]
-pub(crate) struct EventFd {
-    fd: OwnedFd,
-    /// Whether a write may block. The flag belongs to the client's open file
-    /// too, so we respect it instead of changing it.
-    blocking: bool,
-}
+pub(crate) struct EventFd(OwnedFd);
 
 const ZERO: Timespec = Timespec {
     tv_sec: 0,
@@ -25,9 +20,7 @@ impl EventFd {
     /// A new one, non-blocking.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        let fd = eventfd(0, flags)?;
-        let blocking = false;
-        Ok(EventFd { fd, blocking })
+        Ok(EventFd(eventfd(0, flags)?))
     }
 
     /// Takes a client's descriptor if it is an eventfd. Without /proc every
@@ -37,36 +30,36 @@ impl EventFd {
         if link.is_ok_and(|target| target.as_os_str() != "anon_inode:[eventfd]") {
             return None;
         }
-        let blocking = !fcntl_getfl(&fd).ok()?.contains(OFlags::NONBLOCK);
-        Some(EventFd { fd, blocking })
+        Some(EventFd(fd))
     }
 
     /// Adds one. An event whose counter is full is signalled already.
+    ///
+    /// Whether a write may block is a flag of the open file, which the client
+    /// has too and may change at any time. So we look first.
     pub(crate) fn signal(&self) {
-        if !self.blocking || self.is_ready(PollFlags::OUT) {
+        let mut fds = [PollFd::new(&self.0, PollFlags::OUT)];
+        if poll(&mut fds, Some(&ZERO)) == Ok(1) {
             // Fails only if the counter is full.
-            let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
         }
     }
 
-    /// Takes the count, 0 if there was no signal.
+    /// Takes the count, 0 if there was no signal. It does not block, even if
+    /// the client takes the count at the same time.
     pub(crate) fn take(&self) -> u64 {
         let mut count = [0; 8];
-        if self.is_ready(PollFlags::IN) && rustix::io::read(&self.fd, &mut count) == Ok(8) {
-            u64::from_ne_bytes(count)
-        } else {
-            0
+        let mut parts = [IoSliceMut::new(&mut count)];
+        // An offset of -1 is none.
+        match preadv2(&self.0, &mut parts, u64::MAX, ReadWriteFlags::NOWAIT) {
+            Ok(8) => u64::from_ne_bytes(count),
+            _ => 0,
         }
-    }
-
-    fn is_ready(&self, events: PollFlags) -> bool {
-        let mut fds = [PollFd::new(&self.fd, events)];
-        poll(&mut fds, Some(&ZERO)).is_ok_and(|ready| ready == 1)
     }
 }
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.0.as_fd()
     }
 }
