@@ -24,6 +24,10 @@ pub const PAGE_SIZE: u64 = 4096;
 /// How many maps a client may have unless it negotiates fewer.
 pub const MAX_MAPS: usize = 65_535;
 
+/// How much a client may have mapped: more than any guest's memory, and a
+/// small part of our address space, which other devices need as well.
+const MAX_MAPPED: u64 = 1 << 43;
+
 /// Guest memory that only the client can reach; the server implements it
 /// with messages.
 pub trait ClientMemory: Send + Sync {
@@ -91,6 +95,9 @@ pub enum MapError {
     /// The descriptor is not a regular file, or too short.
     #[error("the DMA map's descriptor is not a file of that size")]
     NotMemory,
+    /// All maps with descriptors would take too much of our address space.
+    #[error("DMA maps of more than {MAX_MAPPED:#x} bytes in all")]
+    TooLarge,
     /// The kernel refused to map the descriptor.
     #[error("cannot map the DMA map's descriptor: {0}")]
     Mmap(#[from] io::Error),
@@ -103,6 +110,7 @@ impl MapError {
             MapError::Exists => libc::EEXIST,
             MapError::Absent => libc::ENOENT,
             MapError::TooMany => libc::ENOSPC,
+            MapError::TooLarge => libc::ENOMEM,
             MapError::Unaligned | MapError::NotMemory => libc::EINVAL,
             MapError::Mmap(error) => error.raw_os_error().unwrap_or(libc::EINVAL),
         }
@@ -134,6 +142,8 @@ struct Map {
 
 struct Maps {
     by_address: BTreeMap<u64, Map>,
+    /// How much of it is mapped, at most [`MAX_MAPPED`].
+    mapped: u64,
     client: Option<Arc<dyn ClientMemory>>,
     page_size: u64,
     limit: usize,
@@ -157,6 +167,7 @@ impl DmaTable {
     pub(crate) fn new() -> Self {
         DmaTable(RwLock::new(Maps {
             by_address: BTreeMap::new(),
+            mapped: 0,
             client: None,
             page_size: PAGE_SIZE,
             limit: MAX_MAPS,
@@ -176,7 +187,7 @@ impl DmaTable {
     /// Ends a session: all memory is released when this returns.
     pub(crate) fn disconnect(&self) {
         let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        maps.by_address.clear();
+        maps.clear();
         maps.client = None;
         maps.page_size = PAGE_SIZE;
         maps.limit = MAX_MAPS;
@@ -206,7 +217,11 @@ impl DmaTable {
         if maps.by_address.len() >= maps.limit {
             return Err(MapError::TooMany);
         }
+        if matches!(request.backing, Backing::Mapped(..)) && size > MAX_MAPPED - maps.mapped {
+            return Err(MapError::TooLarge);
+        }
         let map = Map::new(request)?;
+        maps.mapped += map.mapped();
         maps.by_address.insert(address, map);
         Ok(())
     }
@@ -216,7 +231,9 @@ impl DmaTable {
         let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match maps.by_address.get(&address) {
             Some(map) if map.size == size => {
+                let mapped = map.mapped();
                 maps.by_address.remove(&address);
+                maps.mapped -= mapped;
                 Ok(())
             }
             _ => Err(MapError::Absent),
@@ -225,7 +242,7 @@ impl DmaTable {
 
     pub(crate) fn unmap_all(&self) {
         let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        maps.by_address.clear();
+        maps.clear();
     }
 
     fn locked<T>(&self, work: impl FnOnce(&Maps) -> T) -> T {
@@ -268,6 +285,11 @@ impl DmaBus for DmaTable {
 }
 
 impl Maps {
+    fn clear(&mut self) {
+        self.by_address.clear();
+        self.mapped = 0;
+    }
+
     fn overlaps(&self, address: u64, size: u64) -> bool {
         // The wire type promises that `address + size` does not wrap; the
         // last byte then never does.
@@ -334,6 +356,14 @@ impl Maps {
 }
 
 impl Map {
+    /// What it takes of our address space.
+    fn mapped(&self) -> u64 {
+        match self.memory {
+            Memory::Mapped(_) => self.size,
+            Memory::File(..) | Memory::Messages => 0,
+        }
+    }
+
     fn new(request: MapRequest) -> Result<Self, MapError> {
         let memory = match request.backing {
             Backing::Mapped(fd, offset) => {
@@ -397,6 +427,9 @@ impl Mapping {
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> Option<()> {
+        if self.guard.is_gone() {
+            return None;
+        }
         let slice = self.slice(offset, data.len())?;
         match data.len() {
             4 if offset.is_multiple_of(4) => {
@@ -413,6 +446,10 @@ impl Mapping {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Option<()> {
+        if self.guard.is_gone() {
+            // What is there instead would take real memory.
+            return None;
+        }
         let slice = self.slice(offset, data.len())?;
         if let (Ok(bytes), true) = (data.try_into(), offset.is_multiple_of(4)) {
             slice
