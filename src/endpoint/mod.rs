@@ -238,6 +238,8 @@ impl Endpoint {
             bar.reset();
         }
         self.irqs.reset();
+        // The command register is 0 again.
+        self.irqs.set_intx_disabled(false);
     }
 
     /// Begins a session: how guest memory that is not mapped is reached, and
@@ -254,6 +256,11 @@ impl Endpoint {
         self.events.clear();
         for doorbell in &mut self.doorbells {
             doorbell.offered = false;
+            // The client that left may go on ringing its own. Without a new
+            // one, that is all that it can do.
+            if let Ok(event) = EventFd::new() {
+                doorbell.event = Arc::new(event);
+            }
         }
         self.device.disconnected();
     }
