@@ -6,14 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use thiserror::Error;
-
-/// How long to wait for descriptors or memory to be free again.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// Why a device has no socket.
 #[derive(Debug, Error)]
@@ -100,11 +95,6 @@ impl Listener {
                 // It left again before it was served.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another device's client may hold all that there is for now.
-                Err(error) if is_exhausted(&error) => {
-                    log::warn!("cannot accept a client yet: {error}");
-                    thread::sleep(RETRY);
-                }
                 Err(error) => return Err(error),
             }
         }
@@ -156,13 +146,6 @@ impl Source {
     }
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
-    let errnos = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error
-        .raw_os_error()
-        .is_some_and(|errno| errnos.contains(&errno))
-}
-
 fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let path = path.to_owned();
     let Ok(metadata) = fs::symlink_metadata(&path) else {
@@ -182,6 +165,15 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
         // Answered, or not ours to judge.
         _ => Err(ListenError::InUse { path }),
     }
+}
+
+/// Whether accept failed for want of something that others use and may give
+/// back, descriptors above all.
+pub(super) fn passes(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }
 
 fn advice(error: &io::Error) -> &'static str {

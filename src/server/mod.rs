@@ -27,6 +27,9 @@ use crate::endpoint::Endpoint;
 use crate::protocol::{Capabilities, Socket};
 use session::Session;
 
+/// When to look again whether a client can be accepted.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// How long a client may keep us waiting, and how much it may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -183,10 +186,17 @@ impl Service {
                 if self.handle.stopped() {
                     break;
                 }
-                let stream = accepted.map_err(|source| ServeError::Accept {
-                    name: self.name.clone(),
-                    source,
-                })?;
+                let stream = match accepted {
+                    Ok(stream) => stream,
+                    Err(error) if listener::passes(&error) => {
+                        thread::sleep(RETRY);
+                        continue;
+                    }
+                    Err(source) => {
+                        let name = self.name;
+                        return Err(ServeError::Accept { name, source });
+                    }
+                };
                 serve(&self.name, &mut self.endpoint, stream, limits, &self.handle);
                 if once || self.handle.stopped() {
                     break;
