@@ -138,6 +138,20 @@ impl Header {
         }
     }
 
+    /// The header of the refusal of a header that [`Header::parse`] does not
+    /// take; none if its sender wants no reply.
+    pub fn refusal_of(bytes: &[u8; Header::SIZE], errno: i32) -> Option<Header> {
+        let wire: Wire = transmute!(*bytes);
+        (wire.flags & NO_REPLY == 0).then_some(Header {
+            id: wire.id,
+            command: wire.command,
+            size: 0,
+            kind: Kind::Reply,
+            no_reply: false,
+            error: Some(errno.unsigned_abs()),
+        })
+    }
+
     /// The bytes that follow the header.
     #[inline]
     pub fn payload(&self) -> usize {

@@ -100,7 +100,7 @@ impl<'a> Session<'a> {
             }
             let wait = match self.agreed {
                 Some(_) => Wait::Forever,
-                None => Wait::Until(self.connected_at + self.limits.handshake),
+                None => self.handshake()?,
             };
             let received = self.inbox.borrow_mut().receive(&mut message, wait);
             if let Err(ReceiveError::Unframed(header, malformed)) = &received {
@@ -109,6 +109,15 @@ impl<'a> Session<'a> {
             received?;
             self.handle(&mut message)?;
         }
+    }
+
+    /// How long to wait for VERSION, whatever else the client sends.
+    fn handshake(&self) -> Result<Wait, ReceiveError> {
+        let deadline = self.connected_at + self.limits.handshake;
+        if Instant::now() >= deadline {
+            return Err(ReceiveError::TimedOut);
+        }
+        Ok(Wait::Until(deadline))
     }
 
     /// Waits for the client's next command and deals with events until then.
@@ -136,6 +145,7 @@ impl<'a> Session<'a> {
 
     #[inline]
     fn handle(&mut self, message: &mut Message) -> Result<(), SessionError> {
+        let fds = std::mem::take(&mut message.fds);
         if message.header.kind == Kind::Reply {
             // An answer to a DMA message; without one, it is dropped.
             if let Some(agreed) = &self.agreed {
@@ -143,7 +153,6 @@ impl<'a> Session<'a> {
             }
             return Ok(());
         }
-        let fds = std::mem::take(&mut message.fds);
         let header = message.header;
         match self.execute(&header, &message.body, fds) {
             Ok(reply_fds) => {
@@ -239,13 +248,8 @@ impl<'a> Session<'a> {
 
     /// A last word to a client whose next message cannot be found.
     fn refuse_unframed(&mut self, bytes: &[u8; Header::SIZE], errno: i32) -> io::Result<()> {
-        let header = Header {
-            id: u16::from_ne_bytes([bytes[0], bytes[1]]),
-            command: u16::from_ne_bytes([bytes[2], bytes[3]]),
-            size: 0,
-            kind: Kind::Reply,
-            no_reply: false,
-            error: Some(errno.unsigned_abs()),
+        let Some(header) = Header::refusal_of(bytes, errno) else {
+            return Ok(());
         };
         self.outgoing.begin(&header);
         self.socket.send(self.outgoing.finish(), &[])
