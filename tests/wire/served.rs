@@ -1,0 +1,118 @@
+//! A device that is being served.
+
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use vgpu_stub::devices::{Kind, Options};
+use vgpu_stub::endpoint::Endpoint;
+use vgpu_stub::server::{Limits, Listener, ServeError, Server, Source, Stopper};
+
+use super::Client;
+use super::device::TestDevice;
+
+/// Limits that no test reaches.
+pub(crate) const PATIENT: Limits = Limits {
+    handshake: Duration::from_secs(20),
+    message: Duration::from_secs(20),
+    dma: Duration::from_secs(20),
+};
+
+/// Limits that a test can afford to reach.
+pub(crate) const SHORT: Limits = Limits {
+    handshake: Duration::from_millis(200),
+    message: Duration::from_millis(200),
+    dma: Duration::from_millis(200),
+};
+
+/// A device of the library by its name, or the `test` device.
+pub(crate) fn make(name: &str) -> Endpoint {
+    if name == "test" {
+        return Endpoint::new(|irq, dma| Ok(Box::new(TestDevice::new(irq, dma)?))).unwrap();
+    }
+    Kind::find(name).unwrap().make(Options::default()).unwrap()
+}
+
+/// Devices on sockets; served until this is dropped.
+pub(crate) struct Served {
+    stopper: Stopper,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+    directory: tempfile::TempDir,
+}
+
+impl Served {
+    /// The test device, with patience.
+    pub(crate) fn new() -> Self {
+        Self::with(PATIENT, &["test"])
+    }
+
+    /// Devices by their names; each one's socket is called as it is.
+    pub(crate) fn with(limits: Limits, names: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Server::new().limits(limits);
+        for name in names {
+            let listener = Listener::bind(&directory.path().join(name), None).unwrap();
+            let source = Source::Listener(listener);
+            server.add(name, make(name), source).unwrap();
+        }
+        let stopper = server.stopper();
+        let thread = Some(thread::spawn(move || server.run()));
+        Served {
+            stopper,
+            thread,
+            directory,
+        }
+    }
+
+    /// The socket of a device.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The only device's socket.
+    fn only(&self) -> PathBuf {
+        let mut entries = std::fs::read_dir(self.directory.path()).unwrap();
+        entries.next().unwrap().unwrap().path()
+    }
+
+    /// A client of the only device that has said nothing yet.
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(&self.only())
+    }
+
+    /// A client of the only device that has agreed on QEMU's terms.
+    pub(crate) fn client(&self) -> Client {
+        Self::agree(&self.only())
+    }
+
+    /// A client of a device by its name, agreed on QEMU's terms.
+    pub(crate) fn client_of(&self, name: &str) -> Client {
+        Self::agree(&self.path(name))
+    }
+
+    fn agree(path: &Path) -> Client {
+        let mut client = Client::connect(path);
+        client.agree(super::QEMU);
+        client
+    }
+
+    /// Ends the server and says how it ended.
+    pub(crate) fn stop(mut self) -> Result<(), ServeError> {
+        self.stopper.stop();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the server is the test's failure.
+            let ended = thread.join();
+            assert!(
+                thread::panicking() || matches!(ended, Ok(Ok(()))),
+                "the server ended badly"
+            );
+        }
+    }
+}
