@@ -15,7 +15,18 @@ pub(super) struct Doorbell {
     at: Access,
     datamatch: Option<u64>,
     event: Arc<EventFd>,
-    pub(super) offered: bool,
+    offered: bool,
+}
+
+impl Doorbell {
+    /// For the next client. The one that left may go on ringing its own.
+    pub(super) fn renew(&mut self) {
+        self.offered = false;
+        // Without a new one, that is all that it can do.
+        if let Ok(event) = EventFd::new() {
+            self.event = Arc::new(event);
+        }
+    }
 }
 
 /// Something that may happen besides a client's commands.

@@ -254,14 +254,7 @@ impl Endpoint {
         self.dma.disconnect();
         self.irqs.disconnect();
         self.events.clear();
-        for doorbell in &mut self.doorbells {
-            doorbell.offered = false;
-            // The client that left may go on ringing its own. Without a new
-            // one, that is all that it can do.
-            if let Ok(event) = EventFd::new() {
-                doorbell.event = Arc::new(event);
-            }
-        }
+        self.doorbells.iter_mut().for_each(Doorbell::renew);
         self.device.disconnected();
     }
 

@@ -16,6 +16,7 @@ pub(crate) const PATIENT: Limits = Limits {
     handshake: Duration::from_secs(20),
     message: Duration::from_secs(20),
     dma: Duration::from_secs(20),
+    max_dma_maps: 65_535,
 };
 
 /// Limits that a test can afford to reach.
@@ -23,6 +24,7 @@ pub(crate) const SHORT: Limits = Limits {
     handshake: Duration::from_millis(200),
     message: Duration::from_millis(200),
     dma: Duration::from_millis(200),
+    max_dma_maps: 65_535,
 };
 
 /// A device of the library by its name, or the `test` device.
