@@ -5,7 +5,9 @@ struct device device;
 
 bool device_find(void)
 {
-    device.slot = pci_find(DEVICE_VENDOR, DEVICE_ID);
+    device.id = options.device;
+    device.bar = 0;
+    device.slot = pci_find(DEVICE_VENDOR, (u16)device.id);
     if (device.slot == NO_DEVICE)
         return false;
     device.bar = pci_read32(device.slot, PCI_BAR0) & ~0xfu;
@@ -24,6 +26,8 @@ void device_quiet(void)
 {
     device_enable();
     irq_close_line(device.line);
+    if (device.id != DEVICE_ID)
+        return;
     if (device.msix)
         msix_set(0);
     wr32(IRQ_ENABLE, 0);

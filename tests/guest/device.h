@@ -5,6 +5,7 @@
 #include "guest.h"
 
 enum { DEVICE_VENDOR = 0x1af4, DEVICE_ID = 0x1111, DEVICE_BAR_SIZE = 4096 };
+enum { BELL_ID = 0x4c4c4542, BELL_RING = 0x04, BELL_COUNT = 0x08 }; /* 1af4:1112 */
 
 enum {
     ID = 0x000,
@@ -61,6 +62,7 @@ enum {
 
 /* device.c */
 struct device {
+    u32 id;
     u32 slot;
     u32 bar;
     u32 msix; /* offset of the capability, 0 if none */
@@ -68,7 +70,7 @@ struct device {
 };
 extern struct device device;
 
-bool device_find(void);
+bool device_find(void); /* the one of options.device */
 void device_enable(void);
 void device_quiet(void); /* no interrupts, STATUS clear, INTx off */
 void msix_program(bool masked);
@@ -119,6 +121,7 @@ static inline void wr64(u32 offset, u64 value)
 /* main.c: a failed check prints the test's FAIL line. */
 struct options {
     u32 seed;
+    u32 device; /* the PCI device id */
     u32 count;  /* 0: the test's own */
     u32 linger; /* milliseconds that wait-unplug goes on after the device went */
 };
@@ -158,6 +161,8 @@ bool test_reset(void);
 bool test_wait_reset(void);
 bool test_flr(void);
 bool test_wait_unplug(void);
+bool test_wait_loss(void);
+bool test_bell(void);
 bool test_latency(void);
 
 /* register_tests.c: the device answers and counts as after power-on. */

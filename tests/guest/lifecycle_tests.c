@@ -119,3 +119,20 @@ bool test_wait_unplug(void)
     device.bar = 0; /* the tests that follow have no device */
     return true;
 }
+
+/* The device's process dies: reads give all-ones, and nothing hangs. */
+bool test_wait_loss(void)
+{
+    u32 reads = 0;
+
+    CHECK(rd32(ID), ID_VALUE);
+    print("waiting=loss\n");
+    CHECK(WAIT_MS((reads++, rd32(ID) == 0xffffffff), 30000), 1);
+    print("lost-after=%u\n", reads);
+    for (u32 i = 0; i < 100; i++) {
+        wr32(SCRATCH, i);
+        CHECK(rd32(SCRATCH), 0xffffffff);
+    }
+    device.bar = 0; /* the tests that follow have no device */
+    return true;
+}

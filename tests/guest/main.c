@@ -29,6 +29,8 @@ static const struct test {
     { "wait-reset", test_wait_reset },
     { "flr", test_flr },
     { "wait-unplug", test_wait_unplug },
+    { "wait-loss", test_wait_loss },
+    { "bell", test_bell },
     { "latency", test_latency },
 };
 
@@ -36,7 +38,7 @@ static const struct test {
 enum { CMOS_MARK = 0x50, CMOS_NEXT, CMOS_PASSED, CMOS_FAILED, CMOS_CHECK };
 enum { MARK = 0xa6 };
 
-struct options options = { .seed = 0x1af41111, .linger = 500 };
+struct options options = { .seed = 0x1af41111, .linger = 500, .device = DEVICE_ID };
 static const char *current = "none";
 static u8 position, passed, failed;
 static bool after_reset;
@@ -111,6 +113,7 @@ static bool option(const char *word)
         u32 *value;
     } all[] = { { "seed=", &options.seed },
               { "count=", &options.count },
+              { "device=", &options.device },
               { "linger=", &options.linger } };
 
     for (u32 i = 0; i < COUNT(all); i++) {
@@ -134,6 +137,10 @@ static void run(const char *name)
         if (same(tests[i].name, name))
             test = &tests[i];
     current = name;
+    if (device.id != options.device) {
+        device_find();
+        device_enable();
+    }
     if (!test) {
         print("test %s: FAIL line %u: expected a known test\n", name, __LINE__);
         ok = false;

@@ -158,8 +158,21 @@ bool test_posted_writes(void)
 
     for (u32 i = 1; i <= count; i++)
         wr32(DOORBELL, i * 2654435761u);
+    print("posted=%u\n", count);
     CHECK(rd32(DOORBELL_COUNT) - before, count);
     CHECK(rd32(DOORBELL_VALUE), count * 2654435761u);
+    return true;
+}
+
+/* The teaching device 1af4:1112. */
+bool test_bell(void)
+{
+    u32 before = rd32(BELL_COUNT), count = options.count ? options.count : 100;
+
+    CHECK(rd32(0), BELL_ID);
+    for (u32 i = 0; i < count; i++)
+        wr32(BELL_RING, i);
+    CHECK(rd32(BELL_COUNT) - before, count);
     return true;
 }
 
