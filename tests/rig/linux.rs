@@ -9,6 +9,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -79,6 +80,11 @@ impl Linux {
         arguments.push(source.display().to_string());
         let bar = compile("bar", &arguments, &[source])?;
         Ok(Self { tree, kernel, bar })
+    }
+
+    /// Debian's `lspci`, to be run on this machine.
+    pub(crate) fn lspci(&self) -> Command {
+        self.tree.command(LSPCI)
     }
 
     /// Boots a machine that `configure` has given devices and runs a shell

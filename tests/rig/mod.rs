@@ -9,6 +9,7 @@
 //!
 //! - [`qemu`]: QEMU from Debian's backports, started, watched and reaped.
 //! - [`guest`]: bare-metal guests, compiled here.
+//! - [`server`]: the program under test; [`recorder`]: what goes over its socket.
 //! - [`linux`]: Debian's cloud kernel with an initramfs made here.
 //! - [`debian`]: where the packages come from; the host's own packages and
 //!   its apt state are only read.
@@ -30,11 +31,15 @@ pub(crate) mod linux;
 pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
+pub(crate) mod recorder;
 mod running;
+pub(crate) mod server;
 pub(crate) mod sources;
 
 pub(crate) use error::{RigError, or_skip};
 pub(crate) use guest::Guest;
 pub(crate) use linux::Linux;
 pub(crate) use qemu::{Accelerator, Machine, Memory, Qemu, kvm_works};
+pub(crate) use recorder::Recorder;
 pub(crate) use running::{Outcome, Running};
+pub(crate) use server::Server;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempPath;
 
 use super::debian::{Recipe, Tree};
-use super::running::Running;
+use super::running::{Permit, Running};
 use super::{RigError, guest, process};
 
 const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
@@ -205,6 +205,7 @@ impl Qemu {
     /// QEMU ends with the thread that calls this, even if that is killed:
     /// `exit-with-parent` is the kernel's parent-death signal.
     pub(crate) fn start(self) -> Result<Running, RigError> {
+        let permit = Permit::take();
         let sockets = || -> io::Result<[(UnixStream, UnixStream); 2]> {
             Ok([UnixStream::pair()?, UnixStream::pair()?])
         };
@@ -225,7 +226,7 @@ impl Qemu {
         let child = command
             .spawn()
             .map_err(|error| RigError::failed("cannot start QEMU", error))?;
-        Running::new(child, console, monitor, self.files)
+        Running::new(child, console, monitor, (self.files, permit))
     }
 
     fn fixed_arguments(&self) -> Vec<OsString> {
@@ -246,7 +247,7 @@ impl Qemu {
             "-no-user-config -nodefaults -display none -msg timestamp=off".to_owned(),
             format!("-machine {machine},memory-backend=ram -accel {accelerator}"),
             format!("-object {memory},id=ram,size={megabytes}M -m {megabytes}M"),
-            "-chardev socket,id=monitor,fd=0 -mon chardev=monitor,mode=control".to_owned(),
+            "-chardev socket,id=monitor,fd=0 -qmp chardev:monitor".to_owned(),
             "-chardev socket,id=console,fd=1,mux=on -serial chardev:console".to_owned(),
             format!("-device isa-debugcon,iobase={DEBUG_PORT},chardev=console"),
             format!("-device isa-debug-exit,iobase={EXIT_PORT},iosize=4"),

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tempfile::TempPath;
@@ -20,6 +21,34 @@ pub(crate) struct Running {
     seen: Vec<String>,
     monitor: Monitor,
     _files: Vec<TempPath>,
+    _permit: Permit,
+}
+
+/// Leave to run one of a few QEMUs at a time, whatever the number of test
+/// threads. A test that runs two at once might wait for itself.
+#[derive(Debug)]
+pub(super) struct Permit;
+
+/// How many more may start.
+static PERMITS: Mutex<usize> = Mutex::new(2);
+static PERMIT_RETURNED: Condvar = Condvar::new();
+
+impl Permit {
+    pub(super) fn take() -> Self {
+        let permits = PERMITS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut permits = PERMIT_RETURNED
+            .wait_while(permits, |permits| *permits == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *permits -= 1;
+        Self
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *PERMITS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        PERMIT_RETURNED.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -56,7 +85,7 @@ impl Running {
         mut child: Child,
         console: UnixStream,
         monitor: UnixStream,
-        files: Vec<TempPath>,
+        (files, permit): (Vec<TempPath>, Permit),
     ) -> Result<Self, RigError> {
         let errors = child.stderr.take();
         let process = Process::new(child);
@@ -68,6 +97,7 @@ impl Running {
             seen: Vec::new(),
             monitor: Monitor::Silent(Some(monitor)),
             _files: files,
+            _permit: permit,
         })
     }
 
