@@ -1,0 +1,163 @@
+//! `cargo bench --bench budget`: what an access costs and what the program
+//! costs, beside the goals, as a Markdown table.
+//!
+//! Ends with a failure if a count is above its goal, or, under `CI=true`, if
+//! a tool is missing. Times are printed and never fail: they say as much of
+//! the machine as of the program.
+//!
+//! `cargo bench --bench budget -- --explain` lists instead where the
+//! instructions of a read go, function by function.
+
+#[path = "budget/explain.rs"]
+mod explain;
+#[path = "measure/mod.rs"]
+mod measure;
+#[path = "../tests/rig/mod.rs"]
+mod rig;
+#[path = "budget/table.rs"]
+mod table;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use measure::allocations::{self, Counting};
+use measure::client::Access;
+use measure::served::{Served, Tool};
+use measure::{Runs, instructions, system_calls};
+use rig::RigError;
+use table::{Figure, Row, Table};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The program as cargo built it for a bench: optimised and stripped.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vgpu-stub");
+
+/// Enough accesses to make the odd call of another thread vanish.
+const RUNS: Runs = Runs {
+    short: 100,
+    long: 2_100,
+};
+
+/// How often the program is started to learn how long that takes.
+const STARTS: usize = 20;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |name: &str| arguments.iter().any(|argument| argument == name);
+    if !asked("--bench") {
+        eprintln!("budget: only means something optimised; run cargo bench --bench budget");
+        return ExitCode::SUCCESS;
+    }
+    if asked("--explain") {
+        return explain::run();
+    }
+    let program = Path::new(PROGRAM);
+    let mut table = Table::default();
+    access_rows(program, &mut table);
+    program_rows(program, &mut table);
+    print!("{table}");
+    let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    table.verdict(ci)
+}
+
+fn access_rows(program: &Path, table: &mut Table) {
+    for (access, goal) in Access::ALL.into_iter().zip([2.0, 2.0, 1.0]) {
+        let calls = system_calls::per_access(program, access, RUNS);
+        table.add(Row {
+            what: format!("system calls per {access}"),
+            goal: format!("{goal}"),
+            how: "strace -f -c of the server, one access at a time",
+            // A hundredth is a stray call in a run, not one of the access.
+            figure: calls.map(|calls| Figure::count(calls, calls < goal + 0.01)),
+        });
+    }
+    for access in Access::ALL {
+        let taken = allocations::per_access(access, RUNS);
+        table.add(Row {
+            what: format!("heap allocations per {access}"),
+            goal: "0".to_owned(),
+            how: "counting allocator, on the server's thread",
+            figure: taken.map(|taken| Figure::count(taken, taken <= 0.0)),
+        });
+    }
+    let executed = instructions::per_access(program, Access::Read, RUNS);
+    table.add(Row {
+        what: "user instructions per read".to_owned(),
+        goal: "< 400".to_owned(),
+        how: "callgrind of the server, libc included",
+        figure: executed.map(|executed| Figure::count(executed, executed < 400.0)),
+    });
+}
+
+fn program_rows(program: &Path, table: &mut Table) {
+    table.add(Row {
+        what: "exec to listening".to_owned(),
+        goal: "< 10 ms".to_owned(),
+        how: "spawn to --ready-fd, median of 20",
+        figure: median_start(program).map(|start| {
+            let text = format!("{:.2} ms", start.as_secs_f64() * 1e3);
+            Figure::time(text, start < Duration::from_millis(10))
+        }),
+    });
+    let resident = |what: &str, kib: Result<u32, RigError>| Row {
+        what: format!("resident memory, {what}"),
+        goal: "< 3 MB".to_owned(),
+        how: "VmRSS of the server with one stub",
+        figure: kib.map(|kib| megabytes(u64::from(kib) * 1024, 3_000_000)),
+    };
+    match resident_memory(program) {
+        Ok([idle, connected, after]) => {
+            table.add(resident("idle", Ok(idle)));
+            table.add(resident("with a client", Ok(connected)));
+            table.add(resident("after a client", Ok(after)));
+        }
+        Err(error) => table.add(resident("idle", Err(error))),
+    }
+    let size = program.metadata().map(|metadata| metadata.len());
+    table.add(Row {
+        what: "release binary, stripped".to_owned(),
+        goal: "< 2.5 MB".to_owned(),
+        how: "its length",
+        figure: size
+            .map(|bytes| megabytes(bytes, 2_500_000))
+            .map_err(|error| RigError::failed(program.display(), error)),
+    });
+}
+
+/// A size, which must be below `limit`.
+fn megabytes(bytes: u64, limit: u64) -> Figure {
+    let hundredths = bytes.div_ceil(10_000);
+    let text = format!("{}.{:02} MB", hundredths / 100, hundredths % 100);
+    Figure::size(text, bytes < limit)
+}
+
+fn median_start(program: &Path) -> Result<Duration, RigError> {
+    let mut starts = Vec::with_capacity(STARTS);
+    for _ in 0..STARTS {
+        let served = Served::start(program, &Tool::default(), false)?;
+        starts.push(served.ready_after);
+        served.stop()?;
+    }
+    starts.sort();
+    Ok((starts[STARTS / 2 - 1] + starts[STARTS / 2]) / 2)
+}
+
+/// In KiB: before the first client, with it, and after it.
+fn resident_memory(program: &Path) -> Result<[u32; 3], RigError> {
+    let served = Served::start(program, &Tool::default(), false)?;
+    let idle = served.resident_kib()?;
+    let mut client = served.client()?;
+    let failed = |error| RigError::failed("cannot access the device", error);
+    for access in Access::ALL {
+        client.repeat(access, RUNS.short).map_err(failed)?;
+    }
+    let connected = served.resident_kib()?;
+    drop(client);
+    // The next client is answered when the first one's session is over.
+    drop(served.client()?);
+    let after = served.resident_kib()?;
+    served.stop()?;
+    Ok([idle, connected, after])
+}

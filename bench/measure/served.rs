@@ -1,0 +1,140 @@
+//! `vgpu-stub serve` in a process of its own, alone or under a tool.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::client::{Access, Client};
+use crate::rig::RigError;
+use crate::rig::process::Process;
+
+/// How long anything here may take before it is given up.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A tool that runs the program, or none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tool {
+    command: Vec<OsString>,
+    remedy: &'static str,
+}
+
+impl Tool {
+    /// A tool's program and arguments, and how to get it.
+    pub(crate) fn new<I>(command: I, remedy: &'static str) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString>,
+    {
+        Tool {
+            command: command.into_iter().map(Into::into).collect(),
+            remedy,
+        }
+    }
+}
+
+/// A server of one stub that listens.
+pub(crate) struct Served {
+    process: Process,
+    directory: tempfile::TempDir,
+    /// From before the program was started to when it said that it listens.
+    pub(crate) ready_after: Duration,
+}
+
+impl Served {
+    /// Starts `program` under `tool`. With `once` it ends after a client.
+    pub(crate) fn start(program: &Path, tool: &Tool, once: bool) -> Result<Self, RigError> {
+        let failed = |error: io::Error| RigError::failed("cannot serve", error);
+        let directory = tempfile::tempdir().map_err(failed)?;
+        let (mut ready, inherited) = io::pipe().map_err(failed)?;
+        fcntl_setfd(&inherited, FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+
+        let mut words = tool.command.iter().cloned().collect::<Vec<_>>();
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .args(["--log-level", "warn", "serve", "--socket-path"])
+            .arg(directory.path().join("socket"))
+            .arg("--ready-fd")
+            .arg(inherited.as_raw_fd().to_string())
+            .args(once.then_some("--once"))
+            .stdin(Stdio::null());
+
+        let before = Instant::now();
+        let child = command.spawn().map_err(|error| {
+            let program = Path::new(&words[0]).display();
+            RigError::missing(format!("cannot run {program}"), error, tool.remedy)
+        })?;
+        let process = Process::new(child);
+        drop(inherited);
+        let mut line = [0];
+        ready.read_exact(&mut line).map_err(failed)?;
+        Ok(Served {
+            process,
+            directory,
+            ready_after: before.elapsed(),
+        })
+    }
+
+    /// A new client.
+    pub(crate) fn client(&self) -> Result<Client, RigError> {
+        UnixStream::connect(self.socket())
+            .and_then(Client::new)
+            .map_err(|error| RigError::failed("cannot be a client", error))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+
+    /// The resident memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> Result<u32, RigError> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = fs::read_to_string(&path).map_err(|error| RigError::failed(&path, error))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok())
+            .ok_or_else(|| RigError::failed(path, "has no VmRSS"))
+    }
+
+    /// Asks it to end and waits for that.
+    pub(crate) fn stop(self) -> Result<(), RigError> {
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM)
+                .map_err(|errno| RigError::failed("cannot stop the server", errno))?;
+        }
+        self.ended()
+    }
+
+    /// Waits for its end, which must be a clean one.
+    fn ended(mut self) -> Result<(), RigError> {
+        match self.process.wait(Instant::now() + LIMIT) {
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(Some(status)) => Err(RigError::failed("the server", status)),
+            Ok(None) => Err(RigError::failed("the server", "did not end")),
+            Err(error) => Err(RigError::failed("cannot wait for the server", error)),
+        }
+    }
+}
+
+/// One whole run: a server under `tool`, a client that does an access
+/// `times` times and leaves, and the server's end.
+pub(crate) fn run(program: &Path, tool: &Tool, access: Access, times: u32) -> Result<(), RigError> {
+    let served = Served::start(program, tool, true)?;
+    let mut client = served.client()?;
+    client
+        .repeat(access, times)
+        .map_err(|error| RigError::failed(access, error))?;
+    drop(client);
+    served.ended()
+}
