@@ -104,6 +104,8 @@ pub struct Inbox {
     /// Descriptors that arrived, by the position in `buffer` at which their
     /// message begins. At most one entry for a message that is not complete.
     fds: VecDeque<(usize, Vec<OwnedFd>)>,
+    /// Descriptors that the last receive brought, until they are assigned.
+    arrived: Vec<OwnedFd>,
     read_ahead: bool,
     /// When the incomplete message in the buffer must be complete.
     stalled: Option<Instant>,
@@ -125,6 +127,7 @@ impl Inbox {
             start: 0,
             end: 0,
             fds: VecDeque::new(),
+            arrived: Vec::new(),
             read_ahead: false,
             stalled: None,
             patience,
@@ -148,7 +151,9 @@ impl Inbox {
     /// See [`ReceiveError`].
     #[inline]
     pub fn receive(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
-        if let Some(first) = self.deferred.pop_front() {
+        if !self.deferred.is_empty()
+            && let Some(first) = self.deferred.pop_front()
+        {
             self.deferred_bytes -= first.body.len();
             self.deferred_fds -= first.fds.len();
             *message = first;
@@ -165,12 +170,17 @@ impl Inbox {
     #[inline]
     pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         loop {
-            let missing = match self.header()? {
-                None => Header::SIZE - (self.end - self.start),
-                Some((_, size)) if self.start + size > self.end => self.start + size - self.end,
-                Some((header, size)) => {
-                    self.take(message, header, size);
-                    return Ok(());
+            let here = &self.buffer[self.start..self.end];
+            let missing = match here.first_chunk() {
+                None => Header::SIZE - here.len(),
+                Some(bytes) => {
+                    let header = framed(bytes)?;
+                    let size = header.size as usize;
+                    if size <= here.len() {
+                        self.take(message, header);
+                        return Ok(());
+                    }
+                    size - here.len()
                 }
             };
             self.fill(missing, wait)?;
@@ -192,39 +202,24 @@ impl Inbox {
         self.deferred.push_back(message);
     }
 
-    /// The header of the message at `start` and the message's size, once the
-    /// header is here.
+    /// Takes the message at `start`, all of which is here.
     #[inline]
-    fn header(&self) -> Result<Option<(Header, usize)>, ReceiveError> {
-        let Some(bytes) = self.buffer[self.start..self.end].first_chunk() else {
-            return Ok(None);
-        };
-        let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
-        let header = Header::parse(bytes).map_err(unframed)?;
-        let size = header.size as usize;
-        if size > MAX_MESSAGE {
-            return Err(unframed(Malformed::MessageSize(header.size)));
-        }
-        Ok(Some((header, size)))
-    }
-
-    #[inline]
-    fn take(&mut self, message: &mut Message, header: Header, size: usize) {
-        let body = &self.buffer[self.start + Header::SIZE..self.start + size];
+    fn take(&mut self, message: &mut Message, header: Header) {
+        let end = self.start + header.size as usize;
         message.body.clear();
-        message.body.extend_from_slice(body);
+        message
+            .body
+            .extend_from_slice(&self.buffer[self.start + Header::SIZE..end]);
         message.fds.clear();
-        if self.fds.front().is_some_and(|(at, _)| *at == self.start)
-            && let Some((_, fds)) = self.fds.pop_front()
-        {
-            message.fds = fds;
+        if !self.fds.is_empty() {
+            self.take_fds(message);
         }
         self.read_ahead = matches!(
             Command::from_wire(header.command),
             Some(Command::RegionRead | Command::RegionWrite | Command::RegionWriteMulti)
         );
         message.header = header;
-        self.start += size;
+        self.start = end;
         self.stalled = None;
         if self.start == self.end {
             self.start = 0;
@@ -232,9 +227,18 @@ impl Inbox {
         }
     }
 
+    /// Gives the message at `start` its descriptors, if it has any.
+    #[cold]
+    fn take_fds(&mut self, message: &mut Message) {
+        if self.fds.front().is_some_and(|(at, _)| *at == self.start)
+            && let Some((_, fds)) = self.fds.pop_front()
+        {
+            message.fds = fds;
+        }
+    }
+
     /// Receives at least a byte of the `missing` ones, within the time that
     /// is left.
-    #[inline]
     fn fill(&mut self, missing: usize, wait: Wait) -> Result<(), ReceiveError> {
         if self.end + missing > self.buffer.len() {
             self.compact();
@@ -255,43 +259,33 @@ impl Inbox {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
         let received = retry_on_intr(|| {
-            recvmsg(
-                &self.socket,
-                &mut parts,
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            )
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = recvmsg(&self.socket, &mut parts, &mut control, flags)?;
+            let cut = received.flags.contains(ReturnFlags::CTRUNC);
+            Ok((received.bytes, cut))
         });
-        match received.map_err(io::Error::from) {
+        match received {
             // Descriptors were lost: this process has too many, or there were
             // more than the kernel carries.
-            Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
-                return Err(io::Error::from(Errno::MFILE).into());
-            }
-            Ok(received) if received.bytes == 0 && self.start < self.end => {
-                return Err(ReceiveError::Cut);
-            }
-            Ok(received) if received.bytes == 0 => return Err(ReceiveError::Closed),
-            Ok(received) => self.end += received.bytes,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(ReceiveError::Closed);
-            }
-            Err(error) => return Err(error.into()),
+            Ok((_, true)) => return Err(ReceiveError::Io(Errno::MFILE.into())),
+            Ok((0, _)) if self.start < self.end => return Err(ReceiveError::Cut),
+            Ok((0, _)) | Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
+            Ok((bytes, _)) => self.end += bytes,
+            Err(errno) => return Err(ReceiveError::Io(errno.into())),
         }
-        let mut fds = Vec::new();
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(arrived) = message {
-                fds.extend(arrived);
-            }
+            keep(&mut self.arrived, message);
         }
-        if !fds.is_empty() {
-            self.assign(fds);
+        if !self.arrived.is_empty() {
+            self.assign();
         }
         Ok(())
     }
 
     /// Gives descriptors to the last message that begins in what is here.
-    fn assign(&mut self, mut fds: Vec<OwnedFd>) {
+    #[cold]
+    fn assign(&mut self) {
+        let mut fds = std::mem::take(&mut self.arrived);
         let mut owner = self.start;
         while let Some(header) = self.buffer[owner..self.end].first_chunk() {
             let size = Header::parse(header).map_or(MAX_MESSAGE, |header| header.size as usize);
@@ -311,6 +305,7 @@ impl Inbox {
     }
 
     /// Moves what is here to the front of the buffer.
+    #[cold]
     fn compact(&mut self) {
         self.buffer.copy_within(self.start..self.end, 0);
         for (at, _) in &mut self.fds {
@@ -320,6 +315,7 @@ impl Inbox {
         self.start = 0;
     }
 
+    #[cold]
     fn poll(&self, deadline: Instant) -> Result<(), ReceiveError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -332,5 +328,24 @@ impl Inbox {
                 Err(errno) => return Err(ReceiveError::Io(errno.into())),
             }
         }
+    }
+}
+
+/// The header of a message that we can follow.
+#[inline]
+fn framed(bytes: &[u8; Header::SIZE]) -> Result<Header, ReceiveError> {
+    let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
+    let header = Header::parse(bytes).map_err(unframed)?;
+    if header.size as usize > MAX_MESSAGE {
+        return Err(unframed(Malformed::MessageSize(header.size)));
+    }
+    Ok(header)
+}
+
+/// Keeps the descriptors of a control message.
+#[cold]
+fn keep(fds: &mut Vec<OwnedFd>, message: RecvAncillaryMessage<'_>) {
+    if let RecvAncillaryMessage::ScmRights(arrived) = message {
+        fds.extend(arrived);
     }
 }
