@@ -37,6 +37,10 @@ enum Place {
     Nothing,
 }
 
+/// The guest made a mistake, which was logged: it reads all-ones or loses its
+/// write.
+struct Mistake;
+
 impl BarSpace {
     pub(super) fn new(number: usize, bar: Bar, msix: Option<&Msix>) -> Result<Self, EndpointError> {
         let size = bar.layout.size;
@@ -112,24 +116,15 @@ impl BarSpace {
         while !data.is_empty() {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at_mut(run);
-            match place {
-                Place::Register(row) => {
-                    if let Err(error) = self.read_register(device, row, offset, now) {
-                        log::debug!("BAR {}: guest read: {error}", self.number);
-                        now.fill(0xff);
-                        mistakes += 1;
-                    }
-                }
-                Place::Memory => self.read_memory(offset, now),
-                Place::MsixTable => self.read_table(offset, now),
-                Place::MsixPba => self.read_pba(irqs, offset, now),
-                Place::Nothing => {
-                    now.fill(0xff);
-                    mistakes += 1;
-                }
+            let read = match place {
+                Place::Register(row) => self.read_register(device, row, offset, now),
+                other => self.read_other(irqs, &other, offset, now),
+            };
+            if read.is_err() {
+                now.fill(0xff);
+                mistakes += 1;
             }
-            // Inside the BAR, whose size fits 32 bits here.
-            offset = offset.wrapping_add(u32::try_from(run).unwrap_or(u32::MAX));
+            offset = after(offset, run);
             data = rest;
         }
         mistakes
@@ -148,20 +143,12 @@ impl BarSpace {
         while !data.is_empty() {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at(run);
-            match place {
-                Place::Register(row) => {
-                    if let Err(error) = self.write_register(device, row, offset, now) {
-                        log::debug!("BAR {}: guest write: {error}", self.number);
-                        mistakes += 1;
-                    }
-                }
-                Place::Memory => self.write_memory(offset, now),
-                Place::MsixTable => self.write_table(offset, now),
-                // Read-only (PCI 3.0 6.8.2.9).
-                Place::MsixPba => {}
-                Place::Nothing => mistakes += 1,
-            }
-            offset = offset.wrapping_add(u32::try_from(run).unwrap_or(u32::MAX));
+            let written = match place {
+                Place::Register(row) => self.write_register(device, row, offset, now),
+                other => self.write_other(&other, offset, now),
+            };
+            mistakes += u64::from(written.is_err());
+            offset = after(offset, run);
             data = rest;
         }
         mistakes
@@ -171,25 +158,29 @@ impl BarSpace {
     /// one, at most `length`.
     #[inline]
     fn place(&self, offset: u32, length: usize) -> (Place, usize) {
-        let (place, end) = self
-            .area_place(offset)
-            .or_else(|| {
-                let row = self.registers?.row_at(offset)?;
-                Some((Place::Register(row), row.range().end))
-            })
-            .or_else(|| self.msix_place(offset))
-            .unwrap_or((Place::Nothing, offset.saturating_add(1)));
+        let row = self.registers.and_then(|map| map.row_at(offset));
+        let (place, end) = match row {
+            Some(row) if self.areas.is_empty() => (Place::Register(row), row.range().end),
+            _ => self.place_by_search(offset, row),
+        };
         let run = end.saturating_sub(offset) as usize;
         (place, run.clamp(1, length))
     }
 
-    #[inline]
+    /// What is at `offset`, which may be in the register `row`, and its end.
+    #[cold]
+    fn place_by_search(&self, offset: u32, row: Option<&'static Row>) -> (Place, u32) {
+        self.area_place(offset)
+            .or_else(|| row.map(|row| (Place::Register(row), row.range().end)))
+            .or_else(|| self.msix_place(offset))
+            .unwrap_or((Place::Nothing, offset.saturating_add(1)))
+    }
+
     fn area_at(&self, offset: u32) -> Option<&Range<u64>> {
         let offset = u64::from(offset);
         self.areas.iter().find(|area| area.contains(&offset))
     }
 
-    #[inline]
     fn area_place(&self, offset: u32) -> Option<(Place, u32)> {
         let area = self.area_at(offset)?;
         let end = u32::try_from(area.end).unwrap_or(u32::MAX);
@@ -221,11 +212,12 @@ impl BarSpace {
         row: &Row,
         offset: u32,
         data: &mut [u8],
-    ) -> Result<(), AccessError> {
+    ) -> Result<(), Mistake> {
         if row.kind == Kind::Wo {
-            return Err(AccessError::WriteOnly { name: row.name });
+            return Err(self.mistake(AccessError::WriteOnly { name: row.name }));
         }
-        let value = device.read(self.access(row))?.to_le_bytes();
+        let read = device.read(self.access(row));
+        let value = read.map_err(|error| self.mistake(error))?.to_le_bytes();
         let first = (offset - row.offset) as usize;
         data.copy_from_slice(&value[first..first + data.len()]);
         Ok(())
@@ -239,19 +231,59 @@ impl BarSpace {
         row: &Row,
         offset: u32,
         data: &[u8],
-    ) -> Result<(), AccessError> {
+    ) -> Result<(), Mistake> {
         let access = self.access(row);
         let whole = data.len() == row.width.bytes() as usize;
-        let mut value = match row.kind {
-            Kind::Ro => return Err(AccessError::ReadOnly { name: row.name }),
-            Kind::Wo if !whole => return Err(AccessError::Narrow { name: row.name }),
+        let old = match row.kind {
+            Kind::Ro => Err(AccessError::ReadOnly { name: row.name }),
+            Kind::Wo if !whole => Err(AccessError::Narrow { name: row.name }),
             // The other bytes stay as they are.
-            Kind::Rw if !whole => device.read(access)?.to_le_bytes(),
-            Kind::Rw | Kind::Wo | Kind::W1c => [0; 8],
+            Kind::Rw if !whole => device.read(access),
+            Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
         };
+        let mut value = old.map_err(|error| self.mistake(error))?.to_le_bytes();
         let first = (offset - row.offset) as usize;
         value[first..first + data.len()].copy_from_slice(data);
-        device.write(access, u64::from_le_bytes(value))
+        let written = device.write(access, u64::from_le_bytes(value));
+        written.map_err(|error| self.mistake(error))
+    }
+
+    /// Says what the guest did wrong.
+    #[cold]
+    fn mistake(&self, error: AccessError) -> Mistake {
+        log::debug!("BAR {}: guest: {error}", self.number);
+        Mistake
+    }
+
+    /// Reads what is no register.
+    #[cold]
+    fn read_other(
+        &self,
+        irqs: &IrqTable,
+        place: &Place,
+        offset: u32,
+        data: &mut [u8],
+    ) -> Result<(), Mistake> {
+        match place {
+            Place::Memory => self.read_memory(offset, data),
+            Place::MsixTable => self.read_table(offset, data),
+            Place::MsixPba => self.read_pba(irqs, offset, data),
+            Place::Register(_) | Place::Nothing => return Err(Mistake),
+        }
+        Ok(())
+    }
+
+    /// Writes what is no register.
+    #[cold]
+    fn write_other(&mut self, place: &Place, offset: u32, data: &[u8]) -> Result<(), Mistake> {
+        match place {
+            Place::Memory => self.write_memory(offset, data),
+            Place::MsixTable => self.write_table(offset, data),
+            // Read-only (PCI 3.0 6.8.2.9).
+            Place::MsixPba => {}
+            Place::Register(_) | Place::Nothing => return Err(Mistake),
+        }
+        Ok(())
     }
 
     fn read_memory(&self, offset: u32, data: &mut [u8]) {
@@ -289,4 +321,10 @@ impl BarSpace {
             *byte = irqs.pending_byte(number);
         }
     }
+}
+
+/// The offset behind `run` bytes; inside the BAR, so it fits.
+#[inline]
+fn after(offset: u32, run: usize) -> u32 {
+    offset.wrapping_add(u32::try_from(run).unwrap_or(u32::MAX))
 }

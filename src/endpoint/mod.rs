@@ -145,11 +145,8 @@ impl Endpoint {
             return None;
         }
         let bar = self.bars.get(region as usize).and_then(Option::as_ref);
-        let size = match region {
-            CONFIG_REGION => self.config.size() as u64,
-            _ => bar.map_or(0, |bar| bar.size),
-        };
         let mapped = bar.and_then(BarSpace::mapped);
+        let size = self.size(region);
         Some(Region { size, mapped })
     }
 
@@ -161,13 +158,11 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
-        let start = self.check(region, offset, data.len())?;
-        if let Some(Some(bar)) = self.bars.get_mut(region as usize) {
-            self.guest_errors += bar.read(self.device.as_mut(), &self.irqs, start, data);
-        } else {
-            self.config.set_interrupt_status(self.irqs.intx_level());
-            self.config.read(start as usize, data);
-        }
+        let Some(Some(bar)) = self.bars.get(region as usize) else {
+            return self.read_config(region, offset, data);
+        };
+        let start = inside(bar.size, region, offset, data.len())?;
+        self.guest_errors += bar.read(self.device.as_mut(), &self.irqs, start, data);
         Ok(())
     }
 
@@ -179,12 +174,11 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
-        let start = self.check(region, offset, data.len())?;
-        if let Some(Some(bar)) = self.bars.get_mut(region as usize) {
-            self.guest_errors += bar.write(self.device.as_mut(), start, data);
-        } else {
-            self.write_config(start as usize, data);
-        }
+        let Some(Some(bar)) = self.bars.get_mut(region as usize) else {
+            return self.write_config(region, offset, data);
+        };
+        let start = inside(bar.size, region, offset, data.len())?;
+        self.guest_errors += bar.write(self.device.as_mut(), start, data);
         Ok(())
     }
 
@@ -194,35 +188,43 @@ impl Endpoint {
     ///
     /// [`RegionError`] if the range is not inside the region.
     pub fn check_access(&self, region: u32, offset: u64, length: usize) -> Result<(), RegionError> {
-        self.check(region, offset, length).map(|_| ())
+        inside(self.size(region), region, offset, length).map(|_| ())
     }
 
-    /// The offset of an access that is inside its region.
-    #[inline]
-    fn check(&self, region: u32, offset: u64, length: usize) -> Result<u32, RegionError> {
-        let size = match self.bars.get(region as usize) {
+    /// The size of a region, 0 if the function lacks it.
+    fn size(&self, region: u32) -> u64 {
+        match self.bars.get(region as usize) {
             Some(Some(bar)) => bar.size,
             _ if region == CONFIG_REGION => self.config.size() as u64,
             _ => 0,
-        };
-        let end = offset.checked_add(length as u64);
-        match (end, u32::try_from(offset)) {
-            (Some(end), Ok(offset)) if end <= size => Ok(offset),
-            _ => Err(RegionError {
-                region,
-                offset,
-                length,
-            }),
         }
     }
 
-    fn write_config(&mut self, offset: usize, data: &[u8]) {
-        let effects = self.config.write(offset, data);
+    /// The regions that are no BAR: config space, or nothing.
+    #[cold]
+    fn read_config(
+        &mut self,
+        region: u32,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Result<(), RegionError> {
+        let start = inside(self.size(region), region, offset, data.len())?;
+        self.config.set_interrupt_status(self.irqs.intx_level());
+        self.config.read(start as usize, data);
+        Ok(())
+    }
+
+    /// The regions that are no BAR: config space, or nothing.
+    #[cold]
+    fn write_config(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
+        let start = inside(self.size(region), region, offset, data.len())?;
+        let effects = self.config.write(start as usize, data);
         if effects.function_level_reset {
             self.reset();
         }
         let disabled = self.config.command() & command::INTERRUPT_DISABLE != 0;
         self.irqs.set_intx_disabled(disabled);
+        Ok(())
     }
 
     /// Resets the function: config space, interrupts and device are as after
@@ -279,6 +281,20 @@ impl Endpoint {
     /// Closes all DMA maps.
     pub fn dma_unmap_all(&mut self) {
         self.dma.unmap_all();
+    }
+}
+
+/// The offset of an access that is inside its region of `size` bytes.
+#[inline]
+fn inside(size: u64, region: u32, offset: u64, length: usize) -> Result<u32, RegionError> {
+    let end = offset.checked_add(length as u64);
+    match (end, u32::try_from(offset)) {
+        (Some(end), Ok(offset)) if end <= size => Ok(offset),
+        _ => Err(RegionError {
+            region,
+            offset,
+            length,
+        }),
     }
 }
 
