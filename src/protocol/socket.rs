@@ -77,13 +77,14 @@ impl Socket {
         } else {
             self.send_with_fds(message, fds)
         };
-        let sent = sent.map_err(timed_out)?;
-        if sent == message.len() {
-            return Ok(());
+        match sent {
+            Ok(sent) if sent == message.len() => Ok(()),
+            Ok(sent) => self.send_rest(&message[sent..]),
+            Err(errno) => Err(timed_out(errno)),
         }
-        self.send_rest(&message[sent..])
     }
 
+    #[cold]
     fn send_with_fds(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -94,6 +95,7 @@ impl Socket {
         retry_on_intr(|| sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL))
     }
 
+    #[cold]
     fn send_rest(&self, mut rest: &[u8]) -> io::Result<()> {
         let deadline = Instant::now() + self.timeout;
         while !rest.is_empty() {

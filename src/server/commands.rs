@@ -1,5 +1,6 @@
 //! What each command does, after VERSION.
 
+use std::mem::take;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::refusal::Refusal;
@@ -21,18 +22,17 @@ pub(super) struct Context<'a> {
     pub(super) negotiated: &'a Negotiated,
 }
 
-/// Executes a command and appends its reply's body to `reply`.
+/// Executes a command and appends its reply's body to `reply`. Takes `fds` if
+/// they belong to the command.
 #[inline]
 pub(super) fn execute(
     mut context: Context<'_>,
     request: Request<'_>,
-    fds: Vec<OwnedFd>,
+    fds: &mut Vec<OwnedFd>,
     reply: &mut Vec<u8>,
 ) -> Result<ReplyFds, Refusal> {
-    match request {
-        Request::DmaMap(map) => return context.dma_map(&map, fds),
-        Request::DeviceSetIrqs(set) => return context.set_irqs(&set, fds),
-        _ => refuse_descriptors(&fds)?,
+    if !fds.is_empty() && !takes_descriptors(&request) {
+        refuse_descriptors(fds)?;
     }
     match request {
         Request::RegionRead(access) => context.region_read(&access, reply)?,
@@ -49,9 +49,14 @@ pub(super) fn execute(
         Request::DeviceFeature(_) => return Err(Refusal::Unsupported(Command::DeviceFeature)),
         Request::MigDataRead(_) => return Err(Refusal::Unsupported(Command::MigDataRead)),
         Request::MigDataWrite(_) => return Err(Refusal::Unsupported(Command::MigDataWrite)),
-        Request::DmaMap(_) | Request::DeviceSetIrqs(_) => {}
+        Request::DmaMap(map) => context.dma_map(&map, take(fds))?,
+        Request::DeviceSetIrqs(set) => apply_set_irqs(context.endpoint, &set, take(fds))?,
     }
     Ok(ReplyFds::new())
+}
+
+fn takes_descriptors(request: &Request<'_>) -> bool {
+    matches!(request, Request::DmaMap(_) | Request::DeviceSetIrqs(_))
 }
 
 impl Context<'_> {
@@ -68,11 +73,8 @@ impl Context<'_> {
     fn region_read(&mut self, access: &RegionAccess, reply: &mut Vec<u8>) -> Result<(), Refusal> {
         self.check_count(access.count)?;
         access.encode(reply);
-        let start = reply.len();
-        reply.resize(start + access.count as usize, 0);
-        Ok(self
-            .endpoint
-            .read(access.region, access.offset, &mut reply[start..])?)
+        let data = room(reply, access.count as usize);
+        Ok(self.endpoint.read(access.region, access.offset, data)?)
     }
 
     #[inline]
@@ -111,7 +113,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    fn dma_map(&mut self, map: &DmaMap, fds: Vec<OwnedFd>) -> Result<ReplyFds, Refusal> {
+    fn dma_map(&mut self, map: &DmaMap, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         let got = fds.len();
         let wanted = usize::from(map.file_io || map.mmap);
         let mut fds = fds.into_iter();
@@ -134,7 +136,7 @@ impl Context<'_> {
             writeable: map.access.write,
             backing,
         })?;
-        Ok(ReplyFds::new())
+        Ok(())
     }
 
     fn dma_unmap(&mut self, unmap: &DmaUnmap, reply: &mut Vec<u8>) -> Result<(), Refusal> {
@@ -231,11 +233,21 @@ impl Context<'_> {
         info.encode(reply);
         Ok(())
     }
+}
 
-    fn set_irqs(&mut self, set: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<ReplyFds, Refusal> {
-        apply_set_irqs(self.endpoint, set, fds)?;
-        Ok(ReplyFds::new())
+/// Appends `length` zeros, to be overwritten.
+#[inline]
+fn room(reply: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    const REGISTER: usize = 8;
+    let start = reply.len();
+    if length <= REGISTER {
+        // A store, where a length that is not known means a call of memset.
+        reply.extend_from_slice(&[0; REGISTER]);
+        reply.truncate(start + length);
+    } else {
+        reply.resize(start + length, 0);
     }
+    &mut reply[start..]
 }
 
 fn device_info(reply: &mut Vec<u8>) {

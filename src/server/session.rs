@@ -103,10 +103,9 @@ impl<'a> Session<'a> {
                 None => self.handshake()?,
             };
             let received = self.inbox.borrow_mut().receive(&mut message, wait);
-            if let Err(ReceiveError::Unframed(header, malformed)) = &received {
-                self.refuse_unframed(header, malformed.errno())?;
+            if let Err(error) = received {
+                return self.end(error);
             }
-            received?;
             self.handle(&mut message)?;
         }
     }
@@ -154,15 +153,18 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let header = message.header;
-        match self.execute(&header, &message.body, fds) {
-            Ok(reply_fds) => {
-                if header.no_reply {
-                    return Ok(());
-                }
-                let fds: Vec<_> = reply_fds.iter().map(AsFd::as_fd).collect();
+        match self.execute(&header, &message.body, &mut message.fds) {
+            Ok(_) if header.no_reply => Ok(()),
+            Ok(fds) if fds.is_empty() => Ok(self.socket.send(self.outgoing.finish(), &[])?),
+            Ok(fds) => {
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 Ok(self.socket.send(self.outgoing.finish(), &fds)?)
             }
-            Err(refusal) => self.refuse(&header, &message.body, &refusal),
+            Err(refusal) => {
+                // Closed before the client learns that they are not wanted.
+                message.fds.clear();
+                self.refuse(&header, &message.body, &refusal)
+            }
         }
     }
 
@@ -173,7 +175,7 @@ impl<'a> Session<'a> {
         &mut self,
         header: &Header,
         body: &[u8],
-        fds: Vec<OwnedFd>,
+        fds: &mut Vec<OwnedFd>,
     ) -> Result<Vec<OwnedFd>, Refusal> {
         let command = Command::from_wire(header.command).ok_or(Refusal::Unknown(header.command))?;
         let request = Request::parse(command, body)?;
@@ -182,7 +184,7 @@ impl<'a> Session<'a> {
             let Request::Version(proposal) = request else {
                 return Err(Refusal::TooEarly(command));
             };
-            refuse_descriptors(&fds)?;
+            refuse_descriptors(fds)?;
             let negotiated = version::negotiate(&proposal, self.limits)?;
             let twin = version::answer(&negotiated, reply)?;
             return self.agree(negotiated, twin);
@@ -222,6 +224,7 @@ impl<'a> Session<'a> {
     /// Answers a refused command with its errno. The `vfio_user` crate's
     /// client reads as many bytes of an error as of a normal reply, so it
     /// gets them.
+    #[cold]
     fn refuse(
         &mut self,
         header: &Header,
@@ -244,6 +247,15 @@ impl<'a> Session<'a> {
             return Err(SessionError::Version);
         }
         Ok(())
+    }
+
+    /// Ends the session because there is no further message.
+    #[cold]
+    fn end(&mut self, error: ReceiveError) -> Result<(), SessionError> {
+        if let ReceiveError::Unframed(header, malformed) = &error {
+            self.refuse_unframed(header, malformed.errno())?;
+        }
+        Err(error.into())
     }
 
     /// A last word to a client whose next message cannot be found.
