@@ -239,6 +239,7 @@ impl Inbox {
 
     /// Receives at least a byte of the `missing` ones, within the time that
     /// is left.
+    #[inline(never)]
     fn fill(&mut self, missing: usize, wait: Wait) -> Result<(), ReceiveError> {
         if self.end + missing > self.buffer.len() {
             self.compact();
@@ -276,6 +277,8 @@ impl Inbox {
         for message in control.drain() {
             keep(&mut self.arrived, message);
         }
+        // It is empty now; its destructor would only look again.
+        std::mem::forget(control);
         if !self.arrived.is_empty() {
             self.assign();
         }

@@ -27,11 +27,36 @@ pub(super) struct Context<'a> {
 #[inline]
 pub(super) fn execute(
     mut context: Context<'_>,
+    command: Command,
+    body: &[u8],
+    fds: &mut Vec<OwnedFd>,
+    reply: &mut Vec<u8>,
+) -> Result<ReplyFds, Refusal> {
+    match command {
+        // These two carry every trapped access, so they are spared the way
+        // through a `Request`, which is as large as its largest command.
+        Command::RegionRead => {
+            refuse_descriptors(fds)?;
+            context.region_read(&RegionAccess::parse(body)?, reply)?;
+        }
+        Command::RegionWrite => {
+            refuse_descriptors(fds)?;
+            let (access, data) = RegionAccess::parse_write(body)?;
+            context.region_write(&access, data, reply)?;
+        }
+        _ => return execute_request(context, Request::parse(command, body)?, fds, reply),
+    }
+    Ok(ReplyFds::new())
+}
+
+#[cold]
+fn execute_request(
+    mut context: Context<'_>,
     request: Request<'_>,
     fds: &mut Vec<OwnedFd>,
     reply: &mut Vec<u8>,
 ) -> Result<ReplyFds, Refusal> {
-    if !fds.is_empty() && !takes_descriptors(&request) {
+    if !matches!(request, Request::DmaMap(_) | Request::DeviceSetIrqs(_)) {
         refuse_descriptors(fds)?;
     }
     match request {
@@ -53,10 +78,6 @@ pub(super) fn execute(
         Request::DeviceSetIrqs(set) => apply_set_irqs(context.endpoint, &set, take(fds))?,
     }
     Ok(ReplyFds::new())
-}
-
-fn takes_descriptors(request: &Request<'_>) -> bool {
-    matches!(request, Request::DmaMap(_) | Request::DeviceSetIrqs(_))
 }
 
 impl Context<'_> {

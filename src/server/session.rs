@@ -120,6 +120,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for the client's next command and deals with events until then.
+    #[inline(never)]
     fn wait_for_events(&mut self) -> Result<(), SessionError> {
         loop {
             let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
@@ -178,22 +179,34 @@ impl<'a> Session<'a> {
         fds: &mut Vec<OwnedFd>,
     ) -> Result<Vec<OwnedFd>, Refusal> {
         let command = Command::from_wire(header.command).ok_or(Refusal::Unknown(header.command))?;
-        let request = Request::parse(command, body)?;
-        let reply = self.outgoing.begin(&header.reply());
         let Some(agreed) = &self.agreed else {
-            let Request::Version(proposal) = request else {
-                return Err(Refusal::TooEarly(command));
-            };
-            refuse_descriptors(fds)?;
-            let negotiated = version::negotiate(&proposal, self.limits)?;
-            let twin = version::answer(&negotiated, reply)?;
-            return self.agree(negotiated, twin);
+            return self.negotiate(header, command, body, fds);
         };
         let context = commands::Context {
             endpoint: self.endpoint,
             negotiated: &agreed.negotiated,
         };
-        commands::execute(context, request, fds, reply)
+        let reply = self.outgoing.begin(&header.reply());
+        commands::execute(context, command, body, fds, reply)
+    }
+
+    /// Executes the first command, which must be VERSION.
+    #[cold]
+    fn negotiate(
+        &mut self,
+        header: &Header,
+        command: Command,
+        body: &[u8],
+        fds: &[OwnedFd],
+    ) -> Result<Vec<OwnedFd>, Refusal> {
+        let Request::Version(proposal) = Request::parse(command, body)? else {
+            return Err(Refusal::TooEarly(command));
+        };
+        refuse_descriptors(fds)?;
+        let negotiated = version::negotiate(&proposal, self.limits)?;
+        let reply = self.outgoing.begin(&header.reply());
+        let twin = version::answer(&negotiated, reply)?;
+        self.agree(negotiated, twin)
     }
 
     /// Begins to serve under what was negotiated.
