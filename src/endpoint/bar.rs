@@ -109,49 +109,98 @@ impl BarSpace {
         &self,
         device: &mut dyn Device,
         irqs: &IrqTable,
+        offset: u32,
+        data: &mut [u8],
+    ) -> u64 {
+        if data.is_empty() {
+            return 0;
+        }
+        let (run, mistake) = self.read_run(device, irqs, offset, data);
+        match data.get_mut(run..) {
+            None | Some([]) => u64::from(mistake),
+            Some(rest) => u64::from(mistake) + self.read_on(device, irqs, after(offset, run), rest),
+        }
+    }
+
+    /// Reads all the runs of a wide access but the first.
+    #[cold]
+    fn read_on(
+        &self,
+        device: &mut dyn Device,
+        irqs: &IrqTable,
         mut offset: u32,
         mut data: &mut [u8],
     ) -> u64 {
         let mut mistakes = 0;
         while !data.is_empty() {
-            let (place, run) = self.place(offset, data.len());
-            let (now, rest) = data.split_at_mut(run);
-            let read = match place {
-                Place::Register(row) => self.read_register(device, row, offset, now),
-                other => self.read_other(irqs, &other, offset, now),
-            };
-            if read.is_err() {
-                now.fill(0xff);
-                mistakes += 1;
-            }
+            let (run, mistake) = self.read_run(device, irqs, offset, data);
+            mistakes += u64::from(mistake);
             offset = after(offset, run);
-            data = rest;
+            data = data.get_mut(run..).unwrap_or_default();
         }
         mistakes
+    }
+
+    /// Reads what is at `offset` into the front of `data`, which is not empty.
+    /// Returns how many bytes that was, and whether it was a mistake.
+    #[inline]
+    fn read_run(
+        &self,
+        device: &mut dyn Device,
+        irqs: &IrqTable,
+        offset: u32,
+        data: &mut [u8],
+    ) -> (usize, bool) {
+        let (place, run) = self.place(offset, data.len());
+        let data = &mut data[..run];
+        let read = match place {
+            Place::Register(row) => self.read_register(device, row, offset, data),
+            other => self.read_other(irqs, &other, offset, data),
+        };
+        if read.is_err() {
+            data.fill(0xff);
+        }
+        (run, read.is_err())
     }
 
     /// Writes `data` from `offset` on, which is inside the BAR. Returns how
     /// many mistakes of the guest it met.
     #[inline]
-    pub(super) fn write(
-        &mut self,
-        device: &mut dyn Device,
-        mut offset: u32,
-        mut data: &[u8],
-    ) -> u64 {
+    pub(super) fn write(&mut self, device: &mut dyn Device, offset: u32, data: &[u8]) -> u64 {
+        if data.is_empty() {
+            return 0;
+        }
+        let (run, mistake) = self.write_run(device, offset, data);
+        match data.get(run..) {
+            None | Some([]) => u64::from(mistake),
+            Some(rest) => u64::from(mistake) + self.write_on(device, after(offset, run), rest),
+        }
+    }
+
+    /// Writes all the runs of a wide access but the first.
+    #[cold]
+    fn write_on(&mut self, device: &mut dyn Device, mut offset: u32, mut data: &[u8]) -> u64 {
         let mut mistakes = 0;
         while !data.is_empty() {
-            let (place, run) = self.place(offset, data.len());
-            let (now, rest) = data.split_at(run);
-            let written = match place {
-                Place::Register(row) => self.write_register(device, row, offset, now),
-                other => self.write_other(&other, offset, now),
-            };
-            mistakes += u64::from(written.is_err());
+            let (run, mistake) = self.write_run(device, offset, data);
+            mistakes += u64::from(mistake);
             offset = after(offset, run);
-            data = rest;
+            data = data.get(run..).unwrap_or_default();
         }
         mistakes
+    }
+
+    /// Writes the front of `data`, which is not empty, to what is at `offset`.
+    /// Returns how many bytes that was, and whether it was a mistake.
+    #[inline]
+    fn write_run(&mut self, device: &mut dyn Device, offset: u32, data: &[u8]) -> (usize, bool) {
+        let (place, run) = self.place(offset, data.len());
+        let data = &data[..run];
+        let written = match place {
+            Place::Register(row) => self.write_register(device, row, offset, data),
+            other => self.write_other(&other, offset, data),
+        };
+        (run, written.is_err())
     }
 
     /// What is at `offset`, and how many of `length` bytes it holds: at least
@@ -159,21 +208,30 @@ impl BarSpace {
     #[inline]
     fn place(&self, offset: u32, length: usize) -> (Place, usize) {
         let row = self.registers.and_then(|map| map.row_at(offset));
-        let (place, end) = match row {
-            Some(row) if self.areas.is_empty() => (Place::Register(row), row.range().end),
-            _ => self.place_by_search(offset, row),
-        };
-        let run = end.saturating_sub(offset) as usize;
-        (place, run.clamp(1, length))
+        match row {
+            Some(row) if self.areas.is_empty() => {
+                let run = (row.range().end - offset) as usize;
+                (Place::Register(row), run.min(length))
+            }
+            _ => self.place_by_search(offset, length, row),
+        }
     }
 
-    /// What is at `offset`, which may be in the register `row`, and its end.
+    /// As [`BarSpace::place`], where `offset` may be in the register `row`.
     #[cold]
-    fn place_by_search(&self, offset: u32, row: Option<&'static Row>) -> (Place, u32) {
-        self.area_place(offset)
+    fn place_by_search(
+        &self,
+        offset: u32,
+        length: usize,
+        row: Option<&'static Row>,
+    ) -> (Place, usize) {
+        let (place, end) = self
+            .area_place(offset)
             .or_else(|| row.map(|row| (Place::Register(row), row.range().end)))
             .or_else(|| self.msix_place(offset))
-            .unwrap_or((Place::Nothing, offset.saturating_add(1)))
+            .unwrap_or((Place::Nothing, offset.saturating_add(1)));
+        let run = end.saturating_sub(offset) as usize;
+        (place, run.clamp(1, length))
     }
 
     fn area_at(&self, offset: u32) -> Option<&Range<u64>> {
@@ -217,9 +275,14 @@ impl BarSpace {
             return Err(self.mistake(AccessError::WriteOnly { name: row.name }));
         }
         let read = device.read(self.access(row));
-        let value = read.map_err(|error| self.mistake(error))?.to_le_bytes();
-        let first = (offset - row.offset) as usize;
-        data.copy_from_slice(&value[first..first + data.len()]);
+        let value = read.map_err(|error| self.mistake(error))?;
+        let value = (value >> (8 * (offset - row.offset))).to_le_bytes();
+        match data.len() {
+            // A store, where a length that is not known means a call of memcpy.
+            4 => data.copy_from_slice(&value[..4]),
+            8 => data.copy_from_slice(&value),
+            length => data.copy_from_slice(&value[..length]),
+        }
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use thiserror::Error;
 
@@ -35,6 +35,13 @@ pub const MAX_MESSAGE: usize = Header::SIZE + 16 + MAX_DATA as usize;
 const MAX_DEFERRED: usize = 1024;
 const MAX_DEFERRED_BYTES: usize = 4 * MAX_MESSAGE;
 const MAX_DEFERRED_FDS: usize = 2 * MAX_FDS;
+
+/// Room for the control message of a receive.
+const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
+
+/// That room, aligned as the kernel needs it.
+#[repr(align(8))]
+struct ControlSpace([MaybeUninit<u8>; CONTROL]);
 
 /// A message as it arrived. Its memory is used again.
 #[derive(Debug)]
@@ -170,18 +177,17 @@ impl Inbox {
     #[inline]
     pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         loop {
-            let here = &self.buffer[self.start..self.end];
-            let missing = match here.first_chunk() {
-                None => Header::SIZE - here.len(),
-                Some(bytes) => {
-                    let header = framed(bytes)?;
-                    let size = header.size as usize;
-                    if size <= here.len() {
-                        self.take(message, header);
-                        return Ok(());
-                    }
-                    size - here.len()
+            let here = self.end - self.start;
+            let missing = if here < Header::SIZE {
+                Header::SIZE - here
+            } else {
+                let header = self.header()?;
+                let size = header.size as usize;
+                if size <= here {
+                    self.take(message, header);
+                    return Ok(());
                 }
+                size - here
             };
             self.fill(missing, wait)?;
         }
@@ -202,14 +208,32 @@ impl Inbox {
         self.deferred.push_back(message);
     }
 
+    /// The header of the message at `start`, which is here.
+    #[inline]
+    fn header(&self) -> Result<Header, ReceiveError> {
+        let Some(bytes) = self.buffer[self.start..].first_chunk() else {
+            return Err(ReceiveError::Cut);
+        };
+        let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
+        let header = Header::parse(bytes).map_err(unframed)?;
+        if header.size as usize > MAX_MESSAGE {
+            return Err(unframed(Malformed::MessageSize(header.size)));
+        }
+        Ok(header)
+    }
+
     /// Takes the message at `start`, all of which is here.
     #[inline]
     fn take(&mut self, message: &mut Message, header: Header) {
         let end = self.start + header.size as usize;
+        let mut body = &self.buffer[self.start + Header::SIZE..end];
         message.body.clear();
-        message
-            .body
-            .extend_from_slice(&self.buffer[self.start + Header::SIZE..end]);
+        // All there is of a read, and the fixed part of a write.
+        if let Some((access, data)) = body.split_first_chunk::<16>() {
+            message.body.extend_from_slice(access);
+            body = data;
+        }
+        message.body.extend_from_slice(body);
         message.fds.clear();
         if !self.fds.is_empty() {
             self.take_fds(message);
@@ -239,39 +263,34 @@ impl Inbox {
 
     /// Receives at least a byte of the `missing` ones, within the time that
     /// is left.
-    #[inline(never)]
+    #[inline]
     fn fill(&mut self, missing: usize, wait: Wait) -> Result<(), ReceiveError> {
         if self.end + missing > self.buffer.len() {
             self.compact();
         }
-        if self.start < self.end {
-            let now = Instant::now();
-            let deadline = *self.stalled.get_or_insert(now + self.patience);
-            self.poll(deadline)?;
-        } else if let Wait::Until(deadline) = wait {
-            self.poll(deadline)?;
+        if self.start < self.end || matches!(wait, Wait::Until(_)) {
+            self.wait_for_input(wait)?;
         }
         let limit = if self.read_ahead {
             self.buffer.len()
         } else {
             self.end + missing
         };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut space = ControlSpace([MaybeUninit::uninit(); CONTROL]);
+        let mut control = RecvAncillaryBuffer::new(&mut space.0);
         let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
-        let received = retry_on_intr(|| {
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let received = recvmsg(&self.socket, &mut parts, &mut control, flags)?;
-            let cut = received.flags.contains(ReturnFlags::CTRUNC);
-            Ok((received.bytes, cut))
-        });
-        match received {
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        match recvmsg(&self.socket, &mut parts, &mut control, flags) {
             // Descriptors were lost: this process has too many, or there were
             // more than the kernel carries.
-            Ok((_, true)) => return Err(ReceiveError::Io(Errno::MFILE.into())),
-            Ok((0, _)) if self.start < self.end => return Err(ReceiveError::Cut),
-            Ok((0, _)) | Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
-            Ok((bytes, _)) => self.end += bytes,
+            Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
+                return Err(ReceiveError::Io(Errno::MFILE.into()));
+            }
+            Ok(received) if received.bytes > 0 => self.end += received.bytes,
+            // The caller sees that nothing came, and tries again.
+            Err(Errno::INTR) => {}
+            Ok(_) if self.start < self.end => return Err(ReceiveError::Cut),
+            Ok(_) | Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
             Err(errno) => return Err(ReceiveError::Io(errno.into())),
         }
         for message in control.drain() {
@@ -318,7 +337,21 @@ impl Inbox {
         self.start = 0;
     }
 
+    /// Waits as long as `wait` says, or as long as a message that has begun
+    /// may take.
     #[cold]
+    fn wait_for_input(&mut self, wait: Wait) -> Result<(), ReceiveError> {
+        match wait {
+            _ if self.start < self.end => {
+                let now = Instant::now();
+                let deadline = *self.stalled.get_or_insert(now + self.patience);
+                self.poll(deadline)
+            }
+            Wait::Until(deadline) => self.poll(deadline),
+            Wait::Forever => Ok(()),
+        }
+    }
+
     fn poll(&self, deadline: Instant) -> Result<(), ReceiveError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -332,17 +365,6 @@ impl Inbox {
             }
         }
     }
-}
-
-/// The header of a message that we can follow.
-#[inline]
-fn framed(bytes: &[u8; Header::SIZE]) -> Result<Header, ReceiveError> {
-    let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
-    let header = Header::parse(bytes).map_err(unframed)?;
-    if header.size as usize > MAX_MESSAGE {
-        return Err(unframed(Malformed::MessageSize(header.size)));
-    }
-    Ok(header)
 }
 
 /// Keeps the descriptors of a control message.

@@ -13,8 +13,13 @@ use crate::protocol::{
     WriteMultiReply,
 };
 
-/// Descriptors that go with a reply.
-type ReplyFds = Vec<OwnedFd>;
+/// What a command answers with.
+pub(super) struct Reply<'a> {
+    /// The body is appended here.
+    pub(super) body: &'a mut Vec<u8>,
+    /// The descriptors that go with it are appended here.
+    pub(super) fds: &'a mut Vec<OwnedFd>,
+}
 
 /// What commands act on.
 pub(super) struct Context<'a> {
@@ -22,31 +27,30 @@ pub(super) struct Context<'a> {
     pub(super) negotiated: &'a Negotiated,
 }
 
-/// Executes a command and appends its reply's body to `reply`. Takes `fds` if
-/// they belong to the command.
+/// Executes a command and answers it with `reply`. Takes `fds` if they belong
+/// to the command.
 #[inline]
 pub(super) fn execute(
     mut context: Context<'_>,
     command: Command,
     body: &[u8],
     fds: &mut Vec<OwnedFd>,
-    reply: &mut Vec<u8>,
-) -> Result<ReplyFds, Refusal> {
+    reply: Reply<'_>,
+) -> Result<(), Refusal> {
     match command {
         // These two carry every trapped access, so they are spared the way
         // through a `Request`, which is as large as its largest command.
         Command::RegionRead => {
             refuse_descriptors(fds)?;
-            context.region_read(&RegionAccess::parse(body)?, reply)?;
+            context.region_read(&RegionAccess::parse(body)?, reply.body)
         }
         Command::RegionWrite => {
             refuse_descriptors(fds)?;
             let (access, data) = RegionAccess::parse_write(body)?;
-            context.region_write(&access, data, reply)?;
+            context.region_write(&access, data, reply.body)
         }
-        _ => return execute_request(context, Request::parse(command, body)?, fds, reply),
+        _ => execute_request(context, Request::parse(command, body)?, fds, reply),
     }
-    Ok(ReplyFds::new())
 }
 
 #[cold]
@@ -54,20 +58,21 @@ fn execute_request(
     mut context: Context<'_>,
     request: Request<'_>,
     fds: &mut Vec<OwnedFd>,
-    reply: &mut Vec<u8>,
-) -> Result<ReplyFds, Refusal> {
+    reply: Reply<'_>,
+) -> Result<(), Refusal> {
     if !matches!(request, Request::DmaMap(_) | Request::DeviceSetIrqs(_)) {
         refuse_descriptors(fds)?;
     }
+    let Reply { body, fds: out } = reply;
     match request {
-        Request::RegionRead(access) => context.region_read(&access, reply)?,
-        Request::RegionWrite(access, data) => context.region_write(&access, data, reply)?,
-        Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, reply)?,
-        Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, reply)?,
-        Request::DeviceGetInfo => device_info(reply),
-        Request::DeviceGetRegionInfo(query) => return context.region_info(query, reply),
-        Request::DeviceGetRegionIoFds(query) => return context.io_fds(query, reply),
-        Request::DeviceGetIrqInfo(query) => context.irq_info(query.index, reply)?,
+        Request::RegionRead(access) => context.region_read(&access, body)?,
+        Request::RegionWrite(access, data) => context.region_write(&access, data, body)?,
+        Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, body)?,
+        Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, body)?,
+        Request::DeviceGetInfo => device_info(body),
+        Request::DeviceGetRegionInfo(query) => context.region_info(query, body, out)?,
+        Request::DeviceGetRegionIoFds(query) => context.io_fds(query, body, out)?,
+        Request::DeviceGetIrqInfo(query) => context.irq_info(query.index, body)?,
         Request::DeviceReset => context.endpoint.reset(),
         Request::Version(_) => return Err(Refusal::TooLate),
         // Not before a device can save its state.
@@ -77,7 +82,7 @@ fn execute_request(
         Request::DmaMap(map) => context.dma_map(&map, take(fds))?,
         Request::DeviceSetIrqs(set) => apply_set_irqs(context.endpoint, &set, take(fds))?,
     }
-    Ok(ReplyFds::new())
+    Ok(())
 }
 
 impl Context<'_> {
@@ -173,11 +178,11 @@ impl Context<'_> {
         &self,
         query: RegionInfoQuery,
         reply: &mut Vec<u8>,
-    ) -> Result<ReplyFds, Refusal> {
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         let (what, index) = ("region", query.index);
         let region = self.endpoint.region(index);
         let region = region.ok_or(Refusal::NoIndex { what, index })?;
-        let mut fds = ReplyFds::new();
         let mut areas = Vec::new();
         // A client that takes no descriptors has nothing to map.
         let takes_fds = self.negotiated.client_max_fds > 0;
@@ -205,16 +210,20 @@ impl Context<'_> {
             areas,
         };
         info.encode(query.argsz, reply);
-        Ok(fds)
+        Ok(())
     }
 
-    fn io_fds(&mut self, query: IoFdsQuery, reply: &mut Vec<u8>) -> Result<ReplyFds, Refusal> {
+    fn io_fds(
+        &mut self,
+        query: IoFdsQuery,
+        reply: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         let (what, index) = ("region", query.index);
         if index >= REGIONS {
             return Err(Refusal::NoIndex { what, index });
         }
         let doorbells = self.endpoint.offer_doorbells(index);
-        let mut fds = ReplyFds::new();
         let mut sub_regions = Vec::new();
         for (fd_index, doorbell) in (0..).zip(doorbells.iter()) {
             fds.push(doorbell.event.as_fd().try_clone_to_owned()?);
@@ -236,7 +245,7 @@ impl Context<'_> {
             // The client learns the size and asks again.
             fds.clear();
         }
-        Ok(fds)
+        Ok(())
     }
 
     fn irq_info(&self, index: u32, reply: &mut Vec<u8>) -> Result<(), Refusal> {

@@ -46,6 +46,8 @@ pub(super) struct Session<'a> {
     inbox: Rc<RefCell<Inbox>>,
     limits: &'a Limits,
     outgoing: Outgoing,
+    /// The descriptors that go with the reply.
+    reply_fds: Vec<OwnedFd>,
     connected_at: Instant,
     agreed: Option<Agreed>,
 }
@@ -78,6 +80,7 @@ impl<'a> Session<'a> {
             inbox,
             limits,
             outgoing: Outgoing::default(),
+            reply_fds: Vec::new(),
             connected_at: Instant::now(),
             agreed: None,
         };
@@ -153,31 +156,37 @@ impl<'a> Session<'a> {
             }
             return Ok(());
         }
-        let header = message.header;
-        match self.execute(&header, &message.body, &mut message.fds) {
-            Ok(_) if header.no_reply => Ok(()),
-            Ok(fds) if fds.is_empty() => Ok(self.socket.send(self.outgoing.finish(), &[])?),
-            Ok(fds) => {
-                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                Ok(self.socket.send(self.outgoing.finish(), &fds)?)
+        let Message { header, body, fds } = message;
+        match self.execute(header, body, fds) {
+            Ok(()) if header.no_reply => self.reply_fds.clear(),
+            Ok(()) if self.reply_fds.is_empty() => {
+                self.socket.send(self.outgoing.finish(), &[])?;
             }
+            Ok(()) => self.reply_with_fds()?,
             Err(refusal) => {
                 // Closed before the client learns that they are not wanted.
-                message.fds.clear();
-                self.refuse(&header, &message.body, &refusal)
+                fds.clear();
+                self.refuse(header, body, &refusal)?;
             }
         }
+        Ok(())
     }
 
-    /// Executes a command and leaves its reply in `outgoing`. Returns the
-    /// descriptors that go with the reply.
+    #[cold]
+    fn reply_with_fds(&mut self) -> io::Result<()> {
+        let fds = std::mem::take(&mut self.reply_fds);
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.socket.send(self.outgoing.finish(), &borrowed)
+    }
+
+    /// Executes a command and leaves its reply in `outgoing` and `reply_fds`.
     #[inline]
     fn execute(
         &mut self,
         header: &Header,
         body: &[u8],
         fds: &mut Vec<OwnedFd>,
-    ) -> Result<Vec<OwnedFd>, Refusal> {
+    ) -> Result<(), Refusal> {
         let command = Command::from_wire(header.command).ok_or(Refusal::Unknown(header.command))?;
         let Some(agreed) = &self.agreed else {
             return self.negotiate(header, command, body, fds);
@@ -186,7 +195,10 @@ impl<'a> Session<'a> {
             endpoint: self.endpoint,
             negotiated: &agreed.negotiated,
         };
-        let reply = self.outgoing.begin(&header.reply());
+        let reply = commands::Reply {
+            body: self.outgoing.begin(&header.reply()),
+            fds: &mut self.reply_fds,
+        };
         commands::execute(context, command, body, fds, reply)
     }
 
@@ -198,7 +210,7 @@ impl<'a> Session<'a> {
         command: Command,
         body: &[u8],
         fds: &[OwnedFd],
-    ) -> Result<Vec<OwnedFd>, Refusal> {
+    ) -> Result<(), Refusal> {
         let Request::Version(proposal) = Request::parse(command, body)? else {
             return Err(Refusal::TooEarly(command));
         };
@@ -214,11 +226,10 @@ impl<'a> Session<'a> {
         &mut self,
         negotiated: Negotiated,
         twin: Option<version::Twin>,
-    ) -> Result<Vec<OwnedFd>, Refusal> {
+    ) -> Result<(), Refusal> {
         let max_data = negotiated.client_max_data;
-        let mut fds = Vec::new();
         let messages = if let Some(twin) = twin {
-            fds.push(twin.theirs);
+            self.reply_fds.push(twin.theirs);
             Messages::over_twin(twin.ours, max_data, self.limits)?
         } else {
             Messages::over_main(self.socket.clone(), max_data, self.limits)
@@ -231,7 +242,7 @@ impl<'a> Session<'a> {
             negotiated,
             messages,
         });
-        Ok(fds)
+        Ok(())
     }
 
     /// Answers a refused command with its errno. The `vfio_user` crate's
@@ -247,6 +258,7 @@ impl<'a> Session<'a> {
         let command = Command::from_wire(header.command);
         let name = command.map_or("unknown command", Command::name);
         log::debug!("{name} refused: {refusal}");
+        self.reply_fds.clear();
         if !header.no_reply {
             let max_data = self.max_data();
             let padding = command.map_or(0, |command| reply_size(command, body, max_data));
