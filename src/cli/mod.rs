@@ -3,11 +3,15 @@
 
 mod capabilities;
 mod demo;
+mod demo_checks;
 mod failure;
 mod generate;
 mod inherited;
+mod looks;
 mod probe;
+mod probe_findings;
 mod qemu_args;
+mod screen;
 mod serve;
 
 use std::ffi::OsString;
@@ -98,7 +102,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn start_logging(cli: &Cli) {
     let level = match (&cli.log_level, cli.verbose) {
         (Some(level), _) => level.parse().unwrap_or(LevelFilter::Info),
-        (None, 0) => LevelFilter::Info,
+        // A server says who comes and goes; the others have their output.
+        (None, 0) if matches!(cli.command, Some(Command::Serve(_))) => LevelFilter::Info,
+        (None, 0) => LevelFilter::Warn,
         (None, 1) => LevelFilter::Debug,
         (None, _) => LevelFilter::Trace,
     };

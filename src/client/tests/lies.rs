@@ -1,5 +1,6 @@
 //! What a server can do wrong, and what comes of it.
 
+use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use super::*;
@@ -259,4 +260,18 @@ fn a_twin_socket_that_did_not_come_is_an_error() {
         error.unwrap_err(),
         ClientError::Descriptor { index: 3, .. }
     ));
+}
+
+#[test]
+fn a_server_that_accepts_nobody_is_given_up_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("full.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let options = Options::default().timeout(Duration::from_millis(50));
+    // The first one waits to be accepted, and takes all the room there is.
+    let _first = UnixStream::connect(&path).unwrap();
+    let error = Client::connect(&path, &options).unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("see whether it is stuck"));
 }
