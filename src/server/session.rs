@@ -148,8 +148,8 @@ impl<'a> Session<'a> {
 
     #[inline]
     fn handle(&mut self, message: &mut Message) -> Result<(), SessionError> {
-        let fds = std::mem::take(&mut message.fds);
         if message.header.kind == Kind::Reply {
+            message.fds.clear();
             // An answer to a DMA message; without one, it is dropped.
             if let Some(agreed) = &self.agreed {
                 agreed.messages.deliver(message);
