@@ -216,6 +216,7 @@ fn serve(
 ) {
     log::info!("{name}: a client connected");
     match Session::serve(endpoint, stream, limits, handle) {
+        Ok(()) if handle.stopped() => log::info!("{name}: the client was left"),
         Ok(()) => log::info!("{name}: the client left"),
         Err(error) => log::warn!("{name}: the client was given up: {error}"),
     }

@@ -59,7 +59,8 @@ struct Agreed {
 }
 
 impl<'a> Session<'a> {
-    /// Serves `stream` until the client leaves or must be given up.
+    /// Serves `stream` until the client leaves or must be given up, or the
+    /// server is stopped.
     ///
     /// # Errors
     ///
@@ -88,9 +89,12 @@ impl<'a> Session<'a> {
         if let Some(agreed) = session.agreed.take() {
             agreed.messages.close();
         }
+        session.socket.finish();
         session.endpoint.disconnect();
         match end {
             Err(SessionError::Receive(ReceiveError::Closed)) => Ok(()),
+            // It may have been in the middle of anything.
+            Err(_) if handle.stopped() => Ok(()),
             end => end,
         }
     }
