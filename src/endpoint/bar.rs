@@ -143,7 +143,7 @@ impl BarSpace {
 
     /// Reads what is at `offset` into the front of `data`, which is not empty.
     /// Returns how many bytes that was, and whether it was a mistake.
-    #[inline]
+    #[inline(always)]
     fn read_run(
         &self,
         device: &mut dyn Device,
@@ -192,7 +192,7 @@ impl BarSpace {
 
     /// Writes the front of `data`, which is not empty, to what is at `offset`.
     /// Returns how many bytes that was, and whether it was a mistake.
-    #[inline]
+    #[inline(always)]
     fn write_run(&mut self, device: &mut dyn Device, offset: u32, data: &[u8]) -> (usize, bool) {
         let (place, run) = self.place(offset, data.len());
         let data = &data[..run];

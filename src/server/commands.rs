@@ -95,7 +95,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn region_read(&mut self, access: &RegionAccess, reply: &mut Vec<u8>) -> Result<(), Refusal> {
         self.check_count(access.count)?;
         access.encode(reply);
@@ -103,7 +103,7 @@ impl Context<'_> {
         Ok(self.endpoint.read(access.region, access.offset, data)?)
     }
 
-    #[inline]
+    #[inline(always)]
     fn region_write(
         &mut self,
         access: &RegionAccess,
