@@ -325,7 +325,7 @@ fn copying(client: &mut Client) -> std::os::fd::OwnedFd {
     client.done_with(Cmd::SetIrqs, &irqs(0x24, MSIX, 0, 1), &[done.as_fd()]);
     client.set(CopierRegister::SOURCE, 0x1000);
     client.set(CopierRegister::DESTINATION, 0x8000);
-    client.set(CopierRegister::START, 0x1800);
+    client.post(CopierRegister::START, 0x1800);
     done
 }
 

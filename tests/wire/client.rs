@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -128,6 +128,15 @@ impl Client {
             self.send_with(&bytes, fds);
         }
         id
+    }
+
+    /// Waits until the server has received all that was sent.
+    pub(crate) fn wait_until_taken(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while super::files::unreceived(&self.stream) > 0 {
+            assert!(Instant::now() < deadline, "the server receives nothing");
+            std::thread::yield_now();
+        }
     }
 
     /// Receives a whole message, or `None` if the server left.
@@ -264,6 +273,15 @@ impl Client {
         let row = register.row();
         let width = row.width.bytes() as usize;
         self.write(0, row.offset.into(), &value.to_le_bytes()[..width]);
+    }
+
+    /// Writes a register of BAR 0 without a reply, which a message of the
+    /// device might overtake.
+    pub(crate) fn post(&mut self, register: impl Register, value: u64) {
+        let row = register.row();
+        let width = row.width.bytes() as usize;
+        let body = messages::write(0, row.offset.into(), &value.to_le_bytes()[..width]);
+        self.send(&messages::posted(0, Cmd::RegionWrite, &body));
     }
 
     /// Maps a file, readable and writeable.

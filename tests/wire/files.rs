@@ -1,7 +1,7 @@
 //! Descriptors of every kind.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
@@ -65,4 +65,15 @@ pub(crate) fn wait_for(event: &OwnedFd) {
     let timeout = super::PATIENCE.try_into().unwrap();
     let mut fds = [PollFd::new(event, PollFlags::IN)];
     assert_eq!(poll(&mut fds, Some(&timeout)), Ok(1), "no signal came");
+}
+
+/// Whether the other end of a socket has yet to receive something: what that
+/// takes in the kernel, in bytes.
+#[allow(unsafe_code, reason = "no library has this ioctl in safe clothes")]
+pub(crate) fn unreceived(stream: &UnixStream) -> i32 {
+    let mut queued = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
+    let outcome = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
+    assert_eq!(outcome, 0);
+    queued
 }
