@@ -183,7 +183,7 @@ mod tests {
     fn a_peer_whose_messages_were_not_read_sees_an_end() {
         let (ours, mut peer) = UnixStream::pair().unwrap();
         let socket = Socket::new(ours, Duration::from_secs(1)).unwrap();
-        peer.write_all(&[1; 100_000]).unwrap();
+        peer.write_all(&vec![1; 100_000]).unwrap();
         socket.finish();
         drop(socket);
         assert_eq!(peer.read(&mut [0]).unwrap(), 0);
