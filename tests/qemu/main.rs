@@ -3,6 +3,7 @@
 //! Between QEMU and the server stands a recorder, so that a test can say
 //! which messages made what the guest saw.
 
+mod command_line;
 mod errors;
 mod functions;
 mod lifecycle;

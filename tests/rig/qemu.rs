@@ -4,8 +4,11 @@
 //! console, so no path and no inherited descriptor has to be agreed upon.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
+use std::iter;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -229,6 +232,30 @@ impl Qemu {
         Running::new(child, console, monitor, (self.files, permit))
     }
 
+    /// Writes a program that is this QEMU and nothing more, for command lines
+    /// that name it.
+    pub(crate) fn launcher(&self, path: &Path) -> Result<(), RigError> {
+        let command = self.installed.tree.command(PROGRAM);
+        let words = iter::once(command.get_program()).chain(command.get_args());
+        let mut script = "#!/bin/sh\nexec".to_owned();
+        for word in words.map(OsStr::to_owned).chain(self.data_arguments()) {
+            script += &format!(" '{}'", word.display());
+        }
+        script += " \"$@\"\n";
+        fs::write(path, script)
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+            .map_err(|error| RigError::failed("cannot write a launcher", error))
+    }
+
+    fn data_arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        for data in ["qemu", "seabios"] {
+            let directory = self.installed.tree.path("usr/share").join(data);
+            arguments.extend([OsStr::new("-L").to_owned(), directory.into()]);
+        }
+        arguments
+    }
+
     fn fixed_arguments(&self) -> Vec<OsString> {
         let machine = match self.machine {
             Machine::Pc => "pc",
@@ -257,10 +284,7 @@ impl Qemu {
         if self.installed.version >= EXIT_WITH_PARENT {
             arguments.extend(["-run-with", "exit-with-parent=on"].map(OsString::from));
         }
-        for data in ["qemu", "seabios"] {
-            let directory = self.installed.tree.path("usr/share").join(data);
-            arguments.extend([OsStr::new("-L").to_owned(), directory.into()]);
-        }
+        arguments.extend(self.data_arguments());
         arguments
     }
 }
@@ -281,7 +305,7 @@ pub(crate) fn kvm_works() -> bool {
 
 fn try_kvm() -> Result<(), RigError> {
     // Opening says more than QEMU's message does.
-    std::fs::File::options()
+    fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/kvm")
