@@ -1,5 +1,6 @@
 //! The `vfio_user` crate as an independent peer: its client against our
 //! server, and against its own server with our endpoint behind it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod wire;
 

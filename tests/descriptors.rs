@@ -1,6 +1,7 @@
 //! Descriptors and memory: nothing that a client sends stays behind.
 //!
 //! These tests look at their whole process, so they take turns.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod wire;
 

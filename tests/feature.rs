@@ -1,4 +1,4 @@
-//! DEVICE_FEATURE and migration data, which wait for devices that can save
+//! `DEVICE_FEATURE` and migration data, which wait for devices that can save
 //! their state.
 
 mod wire;

@@ -1,4 +1,5 @@
 //! Interrupts: every index, every kind of data, every action.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod wire;
 

@@ -6,6 +6,7 @@
 //! - [`device`]: a device with everything that a client can ask for.
 //!
 //! Nothing here uses the library's own codec: what is compared are bytes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(
     dead_code,
     unused_imports,
