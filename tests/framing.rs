@@ -254,6 +254,7 @@ fn a_type_that_is_neither_command_nor_reply_ends_the_session() {
     for kind in 2..16 {
         unframed(&served, 16, kind);
     }
+    unframed(&served, 16, 2 | NO_REPLY);
 }
 
 #[test]

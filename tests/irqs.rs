@@ -404,6 +404,21 @@ fn an_event_whose_counter_is_full_blocks_nobody() {
 }
 
 #[test]
+fn an_event_that_would_wake_the_server_without_end_is_refused() {
+    let served = Served::new();
+    let mut client = served.client();
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE;
+    let event = rustix::event::eventfd(u32::MAX, flags).unwrap();
+    for action in [MASK, UNMASK] {
+        let body = irqs(EVENTFD | action, MSIX, 0, 1);
+        client.refused_with(Cmd::SetIrqs, &body, &[event.as_fd()], libc::EINVAL);
+    }
+    // One that is only signalled does no harm.
+    let body = irqs(EVENTFD | TRIGGER, MSIX, 0, 1);
+    client.done_with(Cmd::SetIrqs, &body, &[event.as_fd()]);
+}
+
+#[test]
 fn a_guest_that_enables_fewer_msi_vectors_shares_them() {
     let served = Served::new();
     let mut client = served.client();

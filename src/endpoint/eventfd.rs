@@ -33,6 +33,14 @@ impl EventFd {
         Some(EventFd(fd))
     }
 
+    /// Whether a read takes one of the count and not all of it. Who waits for
+    /// such an event may be woken as often as the count says, up to 2^64.
+    /// Kernels before 6.5 do not tell.
+    pub(crate) fn is_semaphore(&self) -> bool {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()));
+        info.is_ok_and(|info| info.contains("eventfd-semaphore: 1"))
+    }
+
     /// Adds one. An event whose counter is full is signalled already.
     ///
     /// Whether a write may block is a flag of the open file, which the client

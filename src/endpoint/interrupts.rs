@@ -33,7 +33,7 @@ pub enum IrqError {
         /// The first that is absent.
         number: u32,
     },
-    /// A descriptor is not an eventfd.
+    /// A descriptor is not an eventfd, or one that counts down where we wait.
     #[error("a descriptor for {index:?} is not an eventfd")]
     NotAnEventFd {
         /// The kind.
@@ -101,6 +101,9 @@ impl Endpoint {
     ) -> Result<(), IrqError> {
         self.check_irqs(index, &range)?;
         let events = client_events(index, fds)?;
+        if events.iter().any(EventFd::is_semaphore) {
+            return Err(IrqError::NotAnEventFd { index });
+        }
         let source = |number| match event {
             MaskEvent::Mask => Source::Mask(index, number),
             MaskEvent::Unmask => Source::Unmask(index, number),
