@@ -17,7 +17,7 @@ use wire::messages::{
     header, irqs, map, query, region_info, unmap_all, version, write,
 };
 use wire::{
-    Client, Cmd, QEMU, SHORT, Served, bytes, eventfd, memory, message, open_descriptors, posted,
+    Client, Cmd, QEMU, Served, bytes, eventfd, memory, message, open_descriptors, posted,
     wrong_kinds,
 };
 
@@ -255,13 +255,7 @@ fn a_thousand_visitors_leave_no_descriptor_and_no_memory_behind() {
 #[test]
 fn commands_that_are_put_aside_hold_a_bounded_number_of_descriptors() {
     let _turn = turn();
-    let served = Served::with(
-        wire::Limits {
-            dma: SHORT.dma,
-            ..wire::PATIENT
-        },
-        &["test"],
-    );
+    let served = Served::new();
     let mut client = served.client();
     client.map_without(0, 0x1000);
     let file = memory(0x1000, &[]);
@@ -282,25 +276,33 @@ fn commands_that_are_put_aside_hold_a_bounded_number_of_descriptors() {
     assert_eq!(open_descriptors(), before);
 }
 
-/// Sets how many descriptors the process may have, as a number that every
-/// new one must be below.
-fn limit(descriptors: u64) {
-    let limit = Rlimit {
-        current: Some(descriptors),
-        ..getrlimit(Resource::Nofile)
-    };
-    setrlimit(Resource::Nofile, limit).unwrap();
+/// While it lives, the process gets no new descriptor.
+struct NoMore(Rlimit);
+
+impl NoMore {
+    fn new() -> Self {
+        let before = getrlimit(Resource::Nofile);
+        // Every new one must be below this.
+        let current = Some(3);
+        setrlimit(Resource::Nofile, Rlimit { current, ..before }).unwrap();
+        NoMore(before)
+    }
+}
+
+impl Drop for NoMore {
+    fn drop(&mut self) {
+        setrlimit(Resource::Nofile, self.0).unwrap();
+    }
 }
 
 #[test]
 fn a_process_without_descriptors_left_serves_on_when_it_has_some_again() {
     let _turn = turn();
-    let all = getrlimit(Resource::Nofile).current.unwrap();
     let served = Served::new();
     let mut first = served.client();
     let mut second = served.connect();
     let event = eventfd();
-    limit(3);
+    let no_more = NoMore::new();
     // A descriptor that cannot be received ends the session: without it, the
     // command would be another.
     let body = map(3, 0, 0, 0x1000);
@@ -311,7 +313,7 @@ fn a_process_without_descriptors_left_serves_on_when_it_has_some_again() {
     let stream = second.stream();
     let mut fds = [PollFd::new(stream, PollFlags::IN)];
     let answered = poll(&mut fds, Some(&patience));
-    limit(all);
+    drop(no_more);
     assert_eq!(answered, Ok(0));
     assert_eq!(second.receive().flags(), 1);
     second.in_step();

@@ -34,7 +34,6 @@ pub(crate) use client::{Client, PATIENCE, Received};
 pub(crate) use files::{eventfd, memory, open_descriptors, rung, seal, wait_for, wrong_kinds};
 pub(crate) use messages::{Cmd, errno_reply, message, posted, reply};
 pub(crate) use served::{PATIENT, SHORT, Served, make};
-pub(crate) use vgpu_stub::server::Limits;
 
 /// What QEMU 11.1 proposes.
 pub(crate) const QEMU: &str = r#"{"capabilities":{"pgsizes":4096,"max_msg_fds":16,"max_dma_maps":65535,"max_data_xfer_size":1048576,"migration":{"max_bitmap_size":268435456,"pgsize":4096},"write_multiple":true}}"#;
