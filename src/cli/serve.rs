@@ -22,7 +22,8 @@ use super::inherited;
 /// Without --device, the stub is served. A device takes its socket from its
 /// own socket-path= or fd=, else from --socket-path or --fd, else from the
 /// sockets that systemd passes, in order. Runs in the foreground
-/// until SIGTERM or SIGINT, and then removes the sockets it made.
+/// until SIGTERM or SIGINT, and then removes the sockets it made; a second
+/// signal ends it at once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Listen on this UNIX socket. A stale one is replaced.
@@ -142,9 +143,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let stopper = server.stopper();
     let waiting = signals.handle();
     let stopping = thread::spawn(move || {
-        if signals.forever().next().is_some() {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
             log::info!("stopping");
             stopper.stop();
+        }
+        // Stopping takes a moment; who asks again will not wait for it.
+        if signals.next().is_some() {
+            log::warn!("stopped at once; sockets may be left behind");
+            std::process::exit(1);
         }
     });
     let end = server.run().map_err(Failure::failed);

@@ -12,6 +12,7 @@ mod function;
 mod irq;
 mod memory;
 mod register;
+mod worker;
 
 pub use access::{Access, AccessError, Width};
 pub use dma::{Dma, DmaBus, DmaError};
@@ -19,6 +20,7 @@ pub use function::{Bar, Doorbell, Function};
 pub use irq::{Interrupts, Irq, Line};
 pub use memory::{MemoryError, SharedMemory};
 pub use register::{Kind, Register, RegisterFile, RegisterMap, Row, build_index};
+pub use worker::Worker;
 
 /// A PCI function as its author writes it.
 ///

@@ -4,13 +4,11 @@
 //! that the guest maps (BAR 2), in which the device keeps its last error.
 
 use std::io;
-use std::thread;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::identity;
 use crate::device::{
     Access, AccessError, Bar, Device, Dma, Function, Irq, Register, RegisterFile, SharedMemory,
+    Worker,
 };
 use crate::pci::Msix;
 use crate::registers;
@@ -25,17 +23,14 @@ registers! {
     reserved { 0x14..0x1000 }
 }
 
-enum Work {
-    Copy(u64, u64, u64),
-    /// All before this has ended.
-    Drained(Sender<()>),
-}
+/// What to copy: source, destination, length.
+type Copy = (u64, u64, u64);
 
 /// The copier, 1af4:1113.
 #[derive(Debug)]
 pub struct Copier {
     registers: RegisterFile<Reg>,
-    work: Sender<Work>,
+    worker: Worker<Copy>,
     log: SharedMemory,
 }
 
@@ -47,40 +42,19 @@ impl Copier {
     /// If there is no memory to share or no thread.
     pub fn new(irq: Irq, dma: Dma) -> io::Result<Self> {
         let log = SharedMemory::new(4096)?;
-        let (work, todo) = bounded(1);
         let shown = log.clone();
-        thread::Builder::new()
-            .name("copier".to_owned())
-            .spawn(move || copy_all(&todo, &irq, &dma, &shown))?;
+        let copy = move |(source, destination, length): Copy| {
+            let outcome = dma.copy(source, destination, length);
+            let text = outcome.map_or_else(|error| error.to_string(), |()| "copied".to_owned());
+            // Shorter than a page.
+            let _ = shown.write(0, format!("{text}\0").as_bytes());
+            irq.raise(0);
+        };
         Ok(Copier {
             registers: RegisterFile::new(),
-            work,
+            worker: Worker::start("copier", 1, copy)?,
             log,
         })
-    }
-
-    /// The endpoint fails what is under way, so the thread is soon done.
-    fn drain(&self) {
-        let (done, drained) = bounded(1);
-        if self.work.send(Work::Drained(done)).is_ok() {
-            let _ = drained.recv();
-        }
-    }
-}
-
-fn copy_all(todo: &Receiver<Work>, irq: &Irq, dma: &Dma, log: &SharedMemory) {
-    for work in todo {
-        let outcome = match work {
-            Work::Copy(source, destination, length) => dma.copy(source, destination, length),
-            Work::Drained(done) => {
-                let _ = done.send(());
-                continue;
-            }
-        };
-        let text = outcome.map_or_else(|error| error.to_string(), |()| "copied".to_owned());
-        // Shorter than a page.
-        let _ = log.write(0, format!("{text}\0").as_bytes());
-        irq.raise(0);
     }
 }
 
@@ -107,21 +81,23 @@ impl Device for Copier {
         }
         let source = self.registers.get(Reg::SOURCE);
         let destination = self.registers.get(Reg::DESTINATION);
-        let busy = |_| AccessError::Value {
+        if self.worker.push((source, destination, value)) {
+            return Ok(());
+        }
+        // One copies and one waits.
+        Err(AccessError::Value {
             name: "START",
             value,
-        };
-        let copy = Work::Copy(source, destination, value);
-        self.work.try_send(copy).map_err(busy)
+        })
     }
 
     fn reset(&mut self) {
-        self.drain();
+        // The endpoint fails what is under way, so that is soon.
+        self.worker.drain();
         self.registers.reset();
     }
 
     fn disconnected(&mut self) {
-        // No copy goes on in the memory of the next client.
-        self.drain();
+        self.worker.drain();
     }
 }

@@ -4,12 +4,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::stub::status;
-use crate::device::{Dma, DmaError, Irq};
+use crate::device::{Dma, DmaError, Irq, Worker};
 
 /// How many DMA commands may wait.
 const MAX_JOBS: u32 = 64;
@@ -165,39 +162,36 @@ pub(super) struct Job {
     pub(super) fence: u32,
 }
 
+#[derive(Debug)]
 enum Work {
     Dma(Job),
     Ring,
-    /// All before this is done or dropped.
-    Drained(Sender<()>),
 }
 
 /// The engine, seen from the registers.
 #[derive(Debug)]
 pub(super) struct Engine {
     shared: Arc<Shared>,
-    work: Sender<Work>,
+    worker: Worker<Work>,
 }
 
 impl Engine {
     /// Starts the thread. It ends when the engine is dropped.
     pub(super) fn start(shared: Arc<Shared>, dma: Dma) -> io::Result<Self> {
-        // Room for all jobs, one kick of the ring and one drain.
-        let (work, todo) = bounded(MAX_JOBS as usize + 2);
-        let worker = Worker {
+        let mover = Mover {
             shared: shared.clone(),
             dma,
         };
-        thread::Builder::new()
-            .name("stub-engine".to_owned())
-            .spawn(move || worker.run(&todo))?;
-        Ok(Engine { shared, work })
+        // Room for all jobs and one kick of the ring.
+        let room = MAX_JOBS as usize + 1;
+        let worker = Worker::start("stub-engine", room, move |work| mover.take(work))?;
+        Ok(Engine { shared, worker })
     }
 
     /// Accepts a command, or fails it if too many wait.
     pub(super) fn start_dma(&self, job: Job) {
         let pending = self.shared.dma_pending.fetch_add(1, Ordering::AcqRel);
-        if pending >= MAX_JOBS || self.work.try_send(Work::Dma(job)).is_err() {
+        if pending >= MAX_JOBS || !self.worker.push(Work::Dma(job)) {
             self.shared.dma_pending.fetch_sub(1, Ordering::AcqRel);
             self.shared.failed(status::DMA_ERROR);
         }
@@ -211,7 +205,7 @@ impl Engine {
         ring.size.store(size, Ordering::Release);
         ring.tail.store(tail, Ordering::Release);
         let told = ring.kicked.swap(true, Ordering::AcqRel);
-        if !told && self.work.try_send(Work::Ring).is_err() {
+        if !told && !self.worker.push(Work::Ring) {
             self.shared.failed(status::RING_ERROR);
         }
     }
@@ -219,40 +213,32 @@ impl Engine {
     /// Drops what waits and returns when nothing is under way. Guest memory
     /// is out of reach meanwhile, so that is soon.
     pub(super) fn drain(&self) {
-        let (done, drained) = bounded(1);
         self.shared.draining.store(true, Ordering::Release);
-        if self.work.send(Work::Drained(done)).is_ok() {
-            // An error means that the thread has ended, which is drained too.
-            let _ = drained.recv();
-        }
+        self.worker.drain();
         self.shared.draining.store(false, Ordering::Release);
     }
 }
 
-/// The engine's thread.
-struct Worker {
+/// What the engine's thread does.
+struct Mover {
     shared: Arc<Shared>,
     dma: Dma,
 }
 
-impl Worker {
-    fn run(&self, todo: &Receiver<Work>) {
-        for work in todo {
-            match work {
-                Work::Dma(job) => {
-                    if !self.shared.draining() {
-                        self.dma(&job);
-                    }
-                    self.shared.dma_pending.fetch_sub(1, Ordering::AcqRel);
+impl Mover {
+    fn take(&self, work: Work) {
+        match work {
+            Work::Dma(job) => {
+                if !self.shared.draining() {
+                    self.dma(&job);
                 }
-                Work::Ring => {
-                    self.shared.ring.kicked.store(false, Ordering::Release);
-                    if !self.shared.draining() {
-                        self.ring();
-                    }
+                self.shared.dma_pending.fetch_sub(1, Ordering::AcqRel);
+            }
+            Work::Ring => {
+                self.shared.ring.kicked.store(false, Ordering::Release);
+                if !self.shared.draining() {
+                    self.ring();
                 }
-                // Nobody waits if the device is gone.
-                Work::Drained(done) => drop(done.send(())),
             }
         }
     }
