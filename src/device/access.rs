@@ -6,25 +6,20 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     /// 1 byte.
-    U8,
+    U8 = 1,
     /// 2 bytes.
-    U16,
+    U16 = 2,
     /// 4 bytes.
-    U32,
+    U32 = 4,
     /// 8 bytes.
-    U64,
+    U64 = 8,
 }
 
 impl Width {
     /// The width in bytes.
     #[inline]
     pub const fn bytes(self) -> u32 {
-        match self {
-            Width::U8 => 1,
-            Width::U16 => 2,
-            Width::U32 => 4,
-            Width::U64 => 8,
-        }
+        self as u32
     }
 
     /// All ones in this width: what an absent register reads as.

@@ -63,20 +63,20 @@ impl Header {
     #[inline]
     pub fn parse(bytes: &[u8; Header::SIZE]) -> Result<Header, Malformed> {
         let wire: Wire = transmute!(*bytes);
-        let kind = match wire.flags & TYPE_MASK {
-            TYPE_COMMAND => Kind::Command,
-            TYPE_REPLY => Kind::Reply,
-            other => return Err(Malformed::MessageType(other)),
-        };
+        let kind = wire.flags & TYPE_MASK;
+        if kind > TYPE_REPLY {
+            return Err(Malformed::MessageType(kind));
+        }
         if (wire.size as usize) < Header::SIZE {
             return Err(Malformed::MessageSize(wire.size));
         }
-        let failed = kind == Kind::Reply && wire.flags & ERROR != 0;
+        let reply = kind == TYPE_REPLY;
+        let failed = reply && wire.flags & ERROR != 0;
         Ok(Header {
             id: wire.id,
             command: wire.command,
             size: wire.size,
-            kind,
+            kind: if reply { Kind::Reply } else { Kind::Command },
             no_reply: wire.flags & NO_REPLY != 0,
             error: failed.then_some(wire.error),
         })

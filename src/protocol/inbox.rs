@@ -226,15 +226,17 @@ impl Inbox {
     #[inline]
     fn take(&mut self, message: &mut Message, header: Header) {
         let end = self.start + header.size as usize;
-        let mut body = &self.buffer[self.start + Header::SIZE..end];
+        let body = &self.buffer[self.start + Header::SIZE..end];
         message.body.clear();
-        // All there is of a read, and the fixed part of a write.
-        if let Some((access, data)) = body.split_first_chunk::<16>() {
-            message.body.extend_from_slice(access);
-            body = data;
+        match <&[u8; 16]>::try_from(body) {
+            // A read: two stores, where a length that is not known means a
+            // call of memcpy.
+            Ok(read) => message.body.extend_from_slice(read),
+            Err(_) => message.body.extend_from_slice(body),
         }
-        message.body.extend_from_slice(body);
-        message.fds.clear();
+        if !message.fds.is_empty() {
+            message.fds.clear();
+        }
         if !self.fds.is_empty() {
             self.take_fds(message);
         }

@@ -81,14 +81,30 @@ impl RegionAccess {
     /// request or of a read reply follows them.
     #[inline]
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put(
-            out,
-            &AccessWire {
-                offset: self.offset,
-                region: self.region,
-                count: self.count,
-            },
-        );
+        put(out, &AccessWire::from(self));
+    }
+
+    /// Appends a read's reply, and returns its data, which are zeros yet.
+    #[inline(always)]
+    pub fn encode_read_reply<'a>(&self, out: &'a mut Vec<u8>) -> &'a mut [u8] {
+        let count = self.count as usize;
+        let data = out.len() + size_of::<AccessWire>();
+        if count <= 8 {
+            // Stores, where a length that is not known means a call of memset.
+            let access = AccessWire::from(self);
+            put(
+                out,
+                &WriteWire {
+                    access,
+                    data: [0; 8],
+                },
+            );
+            out.truncate(data + count);
+        } else {
+            self.encode(out);
+            out.resize(data + count, 0);
+        }
+        &mut out[data..]
     }
 
     #[inline]
@@ -134,6 +150,17 @@ impl From<&AccessWire> for RegionAccess {
             offset: wire.offset,
             region: wire.region,
             count: wire.count,
+        }
+    }
+}
+
+impl From<&RegionAccess> for AccessWire {
+    #[inline]
+    fn from(access: &RegionAccess) -> AccessWire {
+        AccessWire {
+            offset: access.offset,
+            region: access.region,
+            count: access.count,
         }
     }
 }

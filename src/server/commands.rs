@@ -98,8 +98,7 @@ impl Context<'_> {
     #[inline(always)]
     fn region_read(&mut self, access: &RegionAccess, reply: &mut Vec<u8>) -> Result<(), Refusal> {
         self.check_count(access.count)?;
-        access.encode(reply);
-        let data = room(reply, access.count as usize);
+        let data = access.encode_read_reply(reply);
         Ok(self.endpoint.read(access.region, access.offset, data)?)
     }
 
@@ -263,21 +262,6 @@ impl Context<'_> {
         info.encode(reply);
         Ok(())
     }
-}
-
-/// Appends `length` zeros, to be overwritten.
-#[inline]
-fn room(reply: &mut Vec<u8>, length: usize) -> &mut [u8] {
-    const REGISTER: usize = 8;
-    let start = reply.len();
-    if length <= REGISTER {
-        // A store, where a length that is not known means a call of memset.
-        reply.extend_from_slice(&[0; REGISTER]);
-        reply.truncate(start + length);
-    } else {
-        reply.resize(start + length, 0);
-    }
-    &mut reply[start..]
 }
 
 fn device_info(reply: &mut Vec<u8>) {
