@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -279,10 +279,15 @@ impl Inbox {
             self.end + missing
         };
         let mut space = ControlSpace([MaybeUninit::uninit(); CONTROL]);
-        let mut control = RecvAncillaryBuffer::new(&mut space.0);
+        // Its destructor would only look for what is drained below.
+        let mut control = ManuallyDrop::new(RecvAncillaryBuffer::new(&mut space.0));
         let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        match recvmsg(&self.socket, &mut parts, &mut control, flags) {
+        let received = recvmsg(&self.socket, &mut parts, &mut control, flags);
+        for message in control.drain() {
+            keep(&mut self.arrived, message);
+        }
+        match received {
             // Descriptors were lost: this process has too many, or there were
             // more than the kernel carries.
             Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
@@ -295,11 +300,6 @@ impl Inbox {
             Ok(_) | Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
             Err(errno) => return Err(ReceiveError::Io(errno.into())),
         }
-        for message in control.drain() {
-            keep(&mut self.arrived, message);
-        }
-        // It is empty now; its destructor would only look again.
-        std::mem::forget(control);
         if !self.arrived.is_empty() {
             self.assign();
         }
