@@ -62,6 +62,13 @@ impl Header {
     /// cannot be followed after the second.
     #[inline]
     pub fn parse(bytes: &[u8; Header::SIZE]) -> Result<Header, Malformed> {
+        Header::check(bytes)?;
+        Ok(Header::decode(bytes))
+    }
+
+    /// Whether [`Header::parse`] would refuse it.
+    #[inline]
+    pub(super) fn check(bytes: &[u8; Header::SIZE]) -> Result<(), Malformed> {
         let wire: Wire = transmute!(*bytes);
         let kind = wire.flags & TYPE_MASK;
         if kind > TYPE_REPLY {
@@ -70,16 +77,30 @@ impl Header {
         if (wire.size as usize) < Header::SIZE {
             return Err(Malformed::MessageSize(wire.size));
         }
-        let reply = kind == TYPE_REPLY;
+        Ok(())
+    }
+
+    /// The size that a header states.
+    #[inline]
+    pub(super) fn size_of(bytes: &[u8; Header::SIZE]) -> u32 {
+        let wire: Wire = transmute!(*bytes);
+        wire.size
+    }
+
+    /// A header that was checked.
+    #[inline]
+    pub(super) fn decode(bytes: &[u8; Header::SIZE]) -> Header {
+        let wire: Wire = transmute!(*bytes);
+        let reply = wire.flags & TYPE_MASK == TYPE_REPLY;
         let failed = reply && wire.flags & ERROR != 0;
-        Ok(Header {
+        Header {
             id: wire.id,
             command: wire.command,
             size: wire.size,
             kind: if reply { Kind::Reply } else { Kind::Command },
             no_reply: wire.flags & NO_REPLY != 0,
             error: failed.then_some(wire.error),
-        })
+        }
     }
 
     /// The header's bytes.

@@ -181,10 +181,9 @@ impl Inbox {
             let missing = if here < Header::SIZE {
                 Header::SIZE - here
             } else {
-                let header = self.header()?;
-                let size = header.size as usize;
+                let size = self.framed()?;
                 if size <= here {
-                    self.take(message, header);
+                    self.take(message, size);
                     return Ok(());
                 }
                 size - here
@@ -208,31 +207,34 @@ impl Inbox {
         self.deferred.push_back(message);
     }
 
-    /// The header of the message at `start`, which is here.
+    /// The size of the message at `start`, whose header is here and checked.
     #[inline]
-    fn header(&self) -> Result<Header, ReceiveError> {
+    fn framed(&self) -> Result<usize, ReceiveError> {
         let Some(bytes) = self.buffer[self.start..].first_chunk() else {
             return Err(ReceiveError::Cut);
         };
         let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
-        let header = Header::parse(bytes).map_err(unframed)?;
-        if header.size as usize > MAX_MESSAGE {
-            return Err(unframed(Malformed::MessageSize(header.size)));
+        Header::check(bytes).map_err(unframed)?;
+        let size = Header::size_of(bytes);
+        if size as usize > MAX_MESSAGE {
+            return Err(unframed(Malformed::MessageSize(size)));
         }
-        Ok(header)
+        Ok(size as usize)
     }
 
-    /// Takes the message at `start`, all of which is here.
+    /// Takes the message of `size` bytes at `start`, all of which is here.
     #[inline]
-    fn take(&mut self, message: &mut Message, header: Header) {
-        let end = self.start + header.size as usize;
-        let body = &self.buffer[self.start + Header::SIZE..end];
-        message.body.clear();
-        match <&[u8; 16]>::try_from(body) {
-            // A read: two stores, where a length that is not known means a
-            // call of memcpy.
-            Ok(read) => message.body.extend_from_slice(read),
-            Err(_) => message.body.extend_from_slice(body),
+    fn take(&mut self, message: &mut Message, size: usize) {
+        let end = self.start + size;
+        if let Some((header, body)) = self.buffer[self.start..end].split_first_chunk() {
+            message.header = Header::decode(header);
+            message.body.clear();
+            match <&[u8; 16]>::try_from(body) {
+                // A read: two stores, where a length that is not known means a
+                // call of memcpy.
+                Ok(read) => message.body.extend_from_slice(read),
+                Err(_) => message.body.extend_from_slice(body),
+            }
         }
         if !message.fds.is_empty() {
             message.fds.clear();
@@ -241,13 +243,12 @@ impl Inbox {
             self.take_fds(message);
         }
         self.read_ahead = matches!(
-            Command::from_wire(header.command),
+            Command::from_wire(message.header.command),
             Some(Command::RegionRead | Command::RegionWrite | Command::RegionWriteMulti)
         );
-        message.header = header;
-        self.start = end;
         self.stalled = None;
-        if self.start == self.end {
+        self.start = end;
+        if end == self.end {
             self.start = 0;
             self.end = 0;
         }
