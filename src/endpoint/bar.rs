@@ -112,19 +112,15 @@ impl BarSpace {
         offset: u32,
         data: &mut [u8],
     ) -> u64 {
-        if data.is_empty() {
-            return 0;
-        }
-        let (run, mistake) = self.read_run(device, irqs, offset, data);
-        match data.get_mut(run..) {
-            None | Some([]) => u64::from(mistake),
-            Some(rest) => u64::from(mistake) + self.read_on(device, irqs, after(offset, run), rest),
+        match self.register_of(offset, data.len()) {
+            Some(row) => u64::from(self.read_register(device, row, offset, data).is_err()),
+            None => self.read_runs(device, irqs, offset, data),
         }
     }
 
-    /// Reads all the runs of a wide access but the first.
+    /// As [`BarSpace::read`], one thing after the other.
     #[cold]
-    fn read_on(
+    fn read_runs(
         &self,
         device: &mut dyn Device,
         irqs: &IrqTable,
@@ -133,101 +129,65 @@ impl BarSpace {
     ) -> u64 {
         let mut mistakes = 0;
         while !data.is_empty() {
-            let (run, mistake) = self.read_run(device, irqs, offset, data);
-            mistakes += u64::from(mistake);
+            let (place, run) = self.place(offset, data.len());
+            let (now, rest) = data.split_at_mut(run);
+            let read = match place {
+                Place::Register(row) => self.read_register(device, row, offset, now),
+                other => self.read_other(irqs, &other, offset, now),
+            };
+            mistakes += u64::from(read.is_err());
             offset = after(offset, run);
-            data = data.get_mut(run..).unwrap_or_default();
+            data = rest;
         }
         mistakes
-    }
-
-    /// Reads what is at `offset` into the front of `data`, which is not empty.
-    /// Returns how many bytes that was, and whether it was a mistake.
-    #[inline(always)]
-    fn read_run(
-        &self,
-        device: &mut dyn Device,
-        irqs: &IrqTable,
-        offset: u32,
-        data: &mut [u8],
-    ) -> (usize, bool) {
-        let (place, run) = self.place(offset, data.len());
-        let data = &mut data[..run];
-        let read = match place {
-            Place::Register(row) => self.read_register(device, row, offset, data),
-            other => self.read_other(irqs, &other, offset, data),
-        };
-        if read.is_err() {
-            data.fill(0xff);
-        }
-        (run, read.is_err())
     }
 
     /// Writes `data` from `offset` on, which is inside the BAR. Returns how
     /// many mistakes of the guest it met.
     #[inline]
     pub(super) fn write(&mut self, device: &mut dyn Device, offset: u32, data: &[u8]) -> u64 {
-        if data.is_empty() {
-            return 0;
-        }
-        let (run, mistake) = self.write_run(device, offset, data);
-        match data.get(run..) {
-            None | Some([]) => u64::from(mistake),
-            Some(rest) => u64::from(mistake) + self.write_on(device, after(offset, run), rest),
+        match self.register_of(offset, data.len()) {
+            Some(row) => u64::from(self.write_register(device, row, offset, data).is_err()),
+            None => self.write_runs(device, offset, data),
         }
     }
 
-    /// Writes all the runs of a wide access but the first.
+    /// As [`BarSpace::write`], one thing after the other.
     #[cold]
-    fn write_on(&mut self, device: &mut dyn Device, mut offset: u32, mut data: &[u8]) -> u64 {
+    fn write_runs(&mut self, device: &mut dyn Device, mut offset: u32, mut data: &[u8]) -> u64 {
         let mut mistakes = 0;
         while !data.is_empty() {
-            let (run, mistake) = self.write_run(device, offset, data);
-            mistakes += u64::from(mistake);
+            let (place, run) = self.place(offset, data.len());
+            let (now, rest) = data.split_at(run);
+            let written = match place {
+                Place::Register(row) => self.write_register(device, row, offset, now),
+                other => self.write_other(&other, offset, now),
+            };
+            mistakes += u64::from(written.is_err());
             offset = after(offset, run);
-            data = data.get(run..).unwrap_or_default();
+            data = rest;
         }
         mistakes
     }
 
-    /// Writes the front of `data`, which is not empty, to what is at `offset`.
-    /// Returns how many bytes that was, and whether it was a mistake.
-    #[inline(always)]
-    fn write_run(&mut self, device: &mut dyn Device, offset: u32, data: &[u8]) -> (usize, bool) {
-        let (place, run) = self.place(offset, data.len());
-        let data = &data[..run];
-        let written = match place {
-            Place::Register(row) => self.write_register(device, row, offset, data),
-            other => self.write_other(&other, offset, data),
-        };
-        (run, written.is_err())
+    /// The register that an access is inside of, as nearly all are. In a BAR
+    /// with mapped areas it takes a search to know.
+    #[inline]
+    fn register_of(&self, offset: u32, length: usize) -> Option<&'static Row> {
+        let row = self.registers?.row_at(offset)?;
+        let left = (row.range().end - offset) as usize;
+        ((1..=left).contains(&length) && self.areas.is_empty()).then_some(row)
     }
 
     /// What is at `offset`, and how many of `length` bytes it holds: at least
     /// one, at most `length`.
-    #[inline]
     fn place(&self, offset: u32, length: usize) -> (Place, usize) {
-        let row = self.registers.and_then(|map| map.row_at(offset));
-        match row {
-            Some(row) if self.areas.is_empty() => {
-                let run = (row.range().end - offset) as usize;
-                (Place::Register(row), run.min(length))
-            }
-            _ => self.place_by_search(offset, length, row),
-        }
-    }
-
-    /// As [`BarSpace::place`], where `offset` may be in the register `row`.
-    #[cold]
-    fn place_by_search(
-        &self,
-        offset: u32,
-        length: usize,
-        row: Option<&'static Row>,
-    ) -> (Place, usize) {
         let (place, end) = self
             .area_place(offset)
-            .or_else(|| row.map(|row| (Place::Register(row), row.range().end)))
+            .or_else(|| {
+                let row = self.registers?.row_at(offset)?;
+                Some((Place::Register(row), row.range().end))
+            })
             .or_else(|| self.msix_place(offset))
             .unwrap_or((Place::Nothing, offset.saturating_add(1)));
         let run = end.saturating_sub(offset) as usize;
@@ -271,11 +231,11 @@ impl BarSpace {
         offset: u32,
         data: &mut [u8],
     ) -> Result<(), Mistake> {
-        if row.kind == Kind::Wo {
-            return Err(self.mistake(AccessError::WriteOnly { name: row.name }));
-        }
-        let read = device.read(self.access(row));
-        let value = read.map_err(|error| self.mistake(error))?;
+        let read = match row.kind {
+            Kind::Wo => Err(AccessError::WriteOnly { name: row.name }),
+            _ => device.read(self.access(row)),
+        };
+        let value = read.map_err(|error| self.misread(error, data))?;
         let value = (value >> (8 * (offset - row.offset))).to_le_bytes();
         match data.len() {
             // A store, where a length that is not known means a call of memcpy.
@@ -311,6 +271,13 @@ impl BarSpace {
         written.map_err(|error| self.mistake(error))
     }
 
+    /// What a guest reads that should not.
+    #[cold]
+    fn misread(&self, error: AccessError, data: &mut [u8]) -> Mistake {
+        data.fill(0xff);
+        self.mistake(error)
+    }
+
     /// Says what the guest did wrong.
     #[cold]
     fn mistake(&self, error: AccessError) -> Mistake {
@@ -331,7 +298,10 @@ impl BarSpace {
             Place::Memory => self.read_memory(offset, data),
             Place::MsixTable => self.read_table(offset, data),
             Place::MsixPba => self.read_pba(irqs, offset, data),
-            Place::Register(_) | Place::Nothing => return Err(Mistake),
+            Place::Register(_) | Place::Nothing => {
+                data.fill(0xff);
+                return Err(Mistake);
+            }
         }
         Ok(())
     }
