@@ -39,7 +39,7 @@ enum Place {
 
 /// The guest made a mistake, which was logged: it reads all-ones or loses its
 /// write.
-struct Mistake;
+pub(super) struct Mistake;
 
 impl BarSpace {
     pub(super) fn new(number: usize, bar: Bar, msix: Option<&Msix>) -> Result<Self, EndpointError> {
@@ -102,25 +102,9 @@ impl BarSpace {
         }
     }
 
-    /// Reads `data` from `offset` on, which is inside the BAR. Returns how
-    /// many mistakes of the guest it met.
-    #[inline]
+    /// Reads `data` from `offset` on, which is inside the BAR, one thing after
+    /// the other. Returns how many mistakes of the guest it met.
     pub(super) fn read(
-        &self,
-        device: &mut dyn Device,
-        irqs: &IrqTable,
-        offset: u32,
-        data: &mut [u8],
-    ) -> u64 {
-        match self.register_of(offset, data.len()) {
-            Some(row) => u64::from(self.read_register(device, row, offset, data).is_err()),
-            None => self.read_runs(device, irqs, offset, data),
-        }
-    }
-
-    /// As [`BarSpace::read`], one thing after the other.
-    #[cold]
-    fn read_runs(
         &self,
         device: &mut dyn Device,
         irqs: &IrqTable,
@@ -132,7 +116,7 @@ impl BarSpace {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at_mut(run);
             let read = match place {
-                Place::Register(row) => self.read_register(device, row, offset, now),
+                Place::Register(row) => self.read_register(device, row, offset.into(), now),
                 other => self.read_other(irqs, &other, offset, now),
             };
             mistakes += u64::from(read.is_err());
@@ -142,25 +126,20 @@ impl BarSpace {
         mistakes
     }
 
-    /// Writes `data` from `offset` on, which is inside the BAR. Returns how
-    /// many mistakes of the guest it met.
-    #[inline]
-    pub(super) fn write(&mut self, device: &mut dyn Device, offset: u32, data: &[u8]) -> u64 {
-        match self.register_of(offset, data.len()) {
-            Some(row) => u64::from(self.write_register(device, row, offset, data).is_err()),
-            None => self.write_runs(device, offset, data),
-        }
-    }
-
-    /// As [`BarSpace::write`], one thing after the other.
-    #[cold]
-    fn write_runs(&mut self, device: &mut dyn Device, mut offset: u32, mut data: &[u8]) -> u64 {
+    /// Writes `data` from `offset` on, which is inside the BAR, one thing after
+    /// the other. Returns how many mistakes of the guest it met.
+    pub(super) fn write(
+        &mut self,
+        device: &mut dyn Device,
+        mut offset: u32,
+        mut data: &[u8],
+    ) -> u64 {
         let mut mistakes = 0;
         while !data.is_empty() {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at(run);
             let written = match place {
-                Place::Register(row) => self.write_register(device, row, offset, now),
+                Place::Register(row) => self.write_register(device, row, offset.into(), now),
                 other => self.write_other(&other, offset, now),
             };
             mistakes += u64::from(written.is_err());
@@ -173,10 +152,10 @@ impl BarSpace {
     /// The register that an access is inside of, as nearly all are. In a BAR
     /// with mapped areas it takes a search to know.
     #[inline]
-    fn register_of(&self, offset: u32, length: usize) -> Option<&'static Row> {
-        let row = self.registers?.row_at(offset)?;
-        let left = (row.range().end - offset) as usize;
-        ((1..=left).contains(&length) && self.areas.is_empty()).then_some(row)
+    pub(super) fn register_of(&self, offset: u64, length: usize) -> Option<&'static Row> {
+        let row = self.registers?.row_at(u32::try_from(offset).ok()?)?;
+        let end = u64::from(row.range().end);
+        (length > 0 && offset + length as u64 <= end && self.areas.is_empty()).then_some(row)
     }
 
     /// What is at `offset`, and how many of `length` bytes it holds: at least
@@ -224,11 +203,11 @@ impl BarSpace {
 
     /// Reads the part of a register that `data` asks for.
     #[inline]
-    fn read_register(
+    pub(super) fn read_register(
         &self,
         device: &mut dyn Device,
         row: &Row,
-        offset: u32,
+        offset: u64,
         data: &mut [u8],
     ) -> Result<(), Mistake> {
         let read = match row.kind {
@@ -236,7 +215,8 @@ impl BarSpace {
             _ => device.read(self.access(row)),
         };
         let value = read.map_err(|error| self.misread(error, data))?;
-        let value = (value >> (8 * (offset - row.offset))).to_le_bytes();
+        let first = offset - u64::from(row.offset);
+        let value = (value >> (8 * first)).to_le_bytes();
         match data.len() {
             // A store, where a length that is not known means a call of memcpy.
             4 => data.copy_from_slice(&value[..4]),
@@ -248,11 +228,11 @@ impl BarSpace {
 
     /// Writes the part of a register that `data` holds.
     #[inline]
-    fn write_register(
+    pub(super) fn write_register(
         &self,
         device: &mut dyn Device,
         row: &Row,
-        offset: u32,
+        offset: u64,
         data: &[u8],
     ) -> Result<(), Mistake> {
         let access = self.access(row);
@@ -265,7 +245,7 @@ impl BarSpace {
             Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
         };
         let mut value = old.map_err(|error| self.mistake(error))?.to_le_bytes();
-        let first = (offset - row.offset) as usize;
+        let first = (offset - u64::from(row.offset)) as usize;
         value[first..first + data.len()].copy_from_slice(data);
         let written = device.write(access, u64::from_le_bytes(value));
         written.map_err(|error| self.mistake(error))

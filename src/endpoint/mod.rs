@@ -158,11 +158,17 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
-        let Some(Some(bar)) = self.bars.get(region as usize) else {
-            return self.read_config(region, offset, data);
+        let bar = self.bars.get(region as usize).and_then(Option::as_ref);
+        let register = bar.and_then(|bar| Some((bar, bar.register_of(offset, data.len())?)));
+        let Some((bar, row)) = register else {
+            return self.read_any(region, offset, data);
         };
-        let start = inside(bar.size, region, offset, data.len())?;
-        self.guest_errors += bar.read(self.device.as_mut(), &self.irqs, start, data);
+        if bar
+            .read_register(self.device.as_mut(), row, offset, data)
+            .is_err()
+        {
+            self.guest_errors += 1;
+        }
         Ok(())
     }
 
@@ -174,11 +180,17 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
-        let Some(Some(bar)) = self.bars.get_mut(region as usize) else {
-            return self.write_config(region, offset, data);
+        let bar = self.bars.get(region as usize).and_then(Option::as_ref);
+        let register = bar.and_then(|bar| Some((bar, bar.register_of(offset, data.len())?)));
+        let Some((bar, row)) = register else {
+            return self.write_any(region, offset, data);
         };
-        let start = inside(bar.size, region, offset, data.len())?;
-        self.guest_errors += bar.write(self.device.as_mut(), start, data);
+        if bar
+            .write_register(self.device.as_mut(), row, offset, data)
+            .is_err()
+        {
+            self.guest_errors += 1;
+        }
         Ok(())
     }
 
@@ -200,24 +212,27 @@ impl Endpoint {
         }
     }
 
-    /// The regions that are no BAR: config space, or nothing.
+    /// Reads what is not inside one register.
     #[cold]
-    fn read_config(
-        &mut self,
-        region: u32,
-        offset: u64,
-        data: &mut [u8],
-    ) -> Result<(), RegionError> {
+    fn read_any(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
         let start = inside(self.size(region), region, offset, data.len())?;
-        self.config.set_interrupt_status(self.irqs.intx_level());
-        self.config.read(start as usize, data);
+        if let Some(Some(bar)) = self.bars.get(region as usize) {
+            self.guest_errors += bar.read(self.device.as_mut(), &self.irqs, start, data);
+        } else {
+            self.config.set_interrupt_status(self.irqs.intx_level());
+            self.config.read(start as usize, data);
+        }
         Ok(())
     }
 
-    /// The regions that are no BAR: config space, or nothing.
+    /// Writes what is not inside one register.
     #[cold]
-    fn write_config(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
+    fn write_any(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
         let start = inside(self.size(region), region, offset, data.len())?;
+        if let Some(Some(bar)) = self.bars.get_mut(region as usize) {
+            self.guest_errors += bar.write(self.device.as_mut(), start, data);
+            return Ok(());
+        }
         let effects = self.config.write(start as usize, data);
         if effects.function_level_reset {
             self.reset();
