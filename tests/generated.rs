@@ -69,3 +69,36 @@ fn the_command_line_for_qemu_names_the_socket_absolutely() {
         "{line}"
     );
 }
+
+/// The names between backticks of a cell: `file: test`, and further tests of
+/// that file.
+fn named_tests(cell: &str) -> Vec<(String, String)> {
+    let mut file = String::new();
+    let mut tests = Vec::new();
+    for name in cell.split('`').skip(1).step_by(2) {
+        let test = match name.split_once(": ") {
+            Some((of, test)) => {
+                file = of.to_owned();
+                test
+            }
+            None => name,
+        };
+        tests.push((file.clone(), test.to_owned()));
+    }
+    tests
+}
+
+#[test]
+fn every_answer_in_docs_names_a_test_that_is_there() {
+    let answers = include_str!("../docs/answers.md");
+    let rows = answers.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+    let mut found = 0;
+    for (file, test) in cells.flat_map(named_tests) {
+        let source = fs::read_to_string(format!("tests/{file}.rs"))
+            .unwrap_or_else(|error| panic!("{file}: {test}: {error}"));
+        assert!(source.contains(&format!("fn {test}(")), "{file}: {test}");
+        found += 1;
+    }
+    assert!(found > 100, "{found}");
+}
