@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unalign};
 
 use super::wire::{exactly, prefix, put};
-use super::{Command, Malformed};
+use super::{Command, Header, Malformed};
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -84,24 +84,26 @@ impl RegionAccess {
         put(out, &AccessWire::from(self));
     }
 
-    /// Appends a read's reply, and returns its data, which are zeros yet.
+    /// Appends the whole reply to a read, and returns its data, which are zeros
+    /// yet.
     #[inline(always)]
-    pub fn encode_read_reply<'a>(&self, out: &'a mut Vec<u8>) -> &'a mut [u8] {
+    pub(super) fn encode_read_reply<'a>(
+        &self,
+        header: &Header,
+        out: &'a mut Vec<u8>,
+    ) -> &'a mut [u8] {
         let count = self.count as usize;
-        let data = out.len() + size_of::<AccessWire>();
-        if count <= 8 {
-            // Stores, where a length that is not known means a call of memset.
-            let access = AccessWire::from(self);
-            put(
-                out,
-                &WriteWire {
-                    access,
-                    data: [0; 8],
-                },
-            );
+        let data = out.len() + Header::SIZE + size_of::<AccessWire>();
+        let access = AccessWire::from(self);
+        let reply = RegisterReplyWire {
+            header: header.encode(),
+            access,
+            data: [0; 8],
+        };
+        put(out, &reply);
+        if count <= reply.data.len() {
             out.truncate(data + count);
         } else {
-            self.encode(out);
             out.resize(data + count, 0);
         }
         &mut out[data..]
@@ -152,6 +154,16 @@ impl From<&AccessWire> for RegionAccess {
             count: wire.count,
         }
     }
+}
+
+/// The reply to a read of a register: stores, where data of a length that is
+/// not known mean calls of memset and memcpy.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct RegisterReplyWire {
+    header: [u8; Header::SIZE],
+    access: AccessWire,
+    data: [u8; 8],
 }
 
 impl From<&RegionAccess> for AccessWire {

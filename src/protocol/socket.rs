@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::Header;
+use super::{Header, RegionAccess};
 
 /// The most descriptors that the kernel carries in one message (its
 /// `SCM_MAX_FD`).
@@ -153,6 +153,14 @@ impl Outgoing {
         self.0.clear();
         self.0.extend_from_slice(&header.encode());
         &mut self.0
+    }
+
+    /// Begins the reply to a region read with this header, and returns its
+    /// data, which are zeros yet.
+    #[inline]
+    pub fn begin_read_reply(&mut self, header: &Header, access: &RegionAccess) -> &mut [u8] {
+        self.0.clear();
+        access.encode_read_reply(header, &mut self.0)
     }
 
     /// The body so far.

@@ -8,15 +8,16 @@ use super::session::refuse_descriptors;
 use super::version::Negotiated;
 use crate::endpoint::{Backing, Endpoint, IrqIndex, MapRequest, MaskEvent, REGIONS};
 use crate::protocol::{
-    Area, Command, DeviceInfo, DmaMap, DmaUnmap, IoEventFd, IoFds, IoFdsQuery, IrqAction, IrqData,
-    IrqInfo, RegionAccess, RegionInfo, RegionInfoQuery, Request, SetIrqs, WriteMulti,
-    WriteMultiReply,
+    Area, Command, DeviceInfo, DmaMap, DmaUnmap, Header, IoEventFd, IoFds, IoFdsQuery, IrqAction,
+    IrqData, IrqInfo, Outgoing, RegionAccess, RegionInfo, RegionInfoQuery, Request, SetIrqs,
+    WriteMulti, WriteMultiReply,
 };
 
 /// What a command answers with.
 pub(super) struct Reply<'a> {
-    /// The body is appended here.
-    pub(super) body: &'a mut Vec<u8>,
+    /// The command's header.
+    pub(super) header: &'a Header,
+    pub(super) message: &'a mut Outgoing,
     /// The descriptors that go with it are appended here.
     pub(super) fds: &'a mut Vec<OwnedFd>,
 }
@@ -42,12 +43,12 @@ pub(super) fn execute(
         // through a `Request`, which is as large as its largest command.
         Command::RegionRead => {
             refuse_descriptors(fds)?;
-            context.region_read(&RegionAccess::parse(body)?, reply.body)
+            context.region_read(&RegionAccess::parse(body)?, reply)
         }
         Command::RegionWrite => {
             refuse_descriptors(fds)?;
             let (access, data) = RegionAccess::parse_write(body)?;
-            context.region_write(&access, data, reply.body)
+            context.region_write(&access, data, reply)
         }
         _ => execute_request(context, Request::parse(command, body)?, fds, reply),
     }
@@ -63,10 +64,9 @@ fn execute_request(
     if !matches!(request, Request::DmaMap(_) | Request::DeviceSetIrqs(_)) {
         refuse_descriptors(fds)?;
     }
-    let Reply { body, fds: out } = reply;
+    let out = reply.fds;
+    let body = reply.message.begin(&reply.header.reply());
     match request {
-        Request::RegionRead(access) => context.region_read(&access, body)?,
-        Request::RegionWrite(access, data) => context.region_write(&access, data, body)?,
         Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, body)?,
         Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, body)?,
         Request::DeviceGetInfo => device_info(body),
@@ -76,9 +76,12 @@ fn execute_request(
         Request::DeviceReset => context.endpoint.reset(),
         Request::Version(_) => return Err(Refusal::TooLate),
         // Not before a device can save its state.
-        Request::DeviceFeature(_) => return Err(Refusal::Unsupported(Command::DeviceFeature)),
-        Request::MigDataRead(_) => return Err(Refusal::Unsupported(Command::MigDataRead)),
-        Request::MigDataWrite(_) => return Err(Refusal::Unsupported(Command::MigDataWrite)),
+        Request::DeviceFeature(_)
+        | Request::MigDataRead(_)
+        | Request::MigDataWrite(_)
+        // These never become a request, see `execute`.
+        | Request::RegionRead(_)
+        | Request::RegionWrite(..) => return Err(Refusal::Unsupported(request.command())),
         Request::DmaMap(map) => context.dma_map(&map, take(fds))?,
         Request::DeviceSetIrqs(set) => apply_set_irqs(context.endpoint, &set, take(fds))?,
     }
@@ -95,23 +98,25 @@ impl Context<'_> {
         Ok(())
     }
 
-    #[inline(always)]
-    fn region_read(&mut self, access: &RegionAccess, reply: &mut Vec<u8>) -> Result<(), Refusal> {
+    #[inline]
+    fn region_read(&mut self, access: &RegionAccess, reply: Reply<'_>) -> Result<(), Refusal> {
         self.check_count(access.count)?;
-        let data = access.encode_read_reply(reply);
+        let data = reply
+            .message
+            .begin_read_reply(&reply.header.reply(), access);
         Ok(self.endpoint.read(access.region, access.offset, data)?)
     }
 
-    #[inline(always)]
+    #[inline]
     fn region_write(
         &mut self,
         access: &RegionAccess,
         data: &[u8],
-        reply: &mut Vec<u8>,
+        reply: Reply<'_>,
     ) -> Result<(), Refusal> {
         self.check_count(access.count)?;
         self.endpoint.write(access.region, access.offset, data)?;
-        access.encode(reply);
+        access.encode(reply.message.begin(&reply.header.reply()));
         Ok(())
     }
 

@@ -118,6 +118,7 @@ impl<'a> Session<'a> {
     }
 
     /// How long to wait for VERSION, whatever else the client sends.
+    #[cold]
     fn handshake(&self) -> Result<Wait, ReceiveError> {
         let deadline = self.connected_at + self.limits.handshake;
         if Instant::now() >= deadline {
@@ -200,7 +201,8 @@ impl<'a> Session<'a> {
             negotiated: &agreed.negotiated,
         };
         let reply = commands::Reply {
-            body: self.outgoing.begin(&header.reply()),
+            header,
+            message: &mut self.outgoing,
             fds: &mut self.reply_fds,
         };
         commands::execute(context, command, body, fds, reply)
