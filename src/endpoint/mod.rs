@@ -44,7 +44,7 @@ pub const REGIONS: u32 = 9;
 pub struct Endpoint {
     device: Box<dyn Device>,
     config: ConfigSpace,
-    bars: [Option<BarSpace>; 6],
+    bars: [Option<Box<BarSpace>>; 6],
     irqs: Arc<IrqTable>,
     dma: Arc<DmaTable>,
     events: Vec<Event>,
@@ -115,11 +115,12 @@ impl Endpoint {
         irqs.configure(&function);
         let config = config_space(&function)?;
         let mut doorbells = Vec::new();
-        let mut bars = <[Option<BarSpace>; 6]>::default();
+        let mut bars = <[Option<Box<BarSpace>>; 6]>::default();
         for (number, bar) in function.bars.into_iter().enumerate() {
             let Some(bar) = bar else { continue };
             doorbells.extend(make_doorbells(number, &bar)?);
-            bars[number] = Some(BarSpace::new(number, bar, function.msix.as_ref())?);
+            let space = BarSpace::new(number, bar, function.msix.as_ref())?;
+            bars[number] = Some(Box::new(space));
         }
         Ok(Endpoint {
             device,
@@ -144,7 +145,7 @@ impl Endpoint {
         if region >= REGIONS {
             return None;
         }
-        let bar = self.bars.get(region as usize).and_then(Option::as_ref);
+        let bar = self.bars.get(region as usize).and_then(Option::as_deref);
         let mapped = bar.and_then(BarSpace::mapped);
         let size = self.size(region);
         Some(Region { size, mapped })
@@ -158,7 +159,7 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
-        let bar = self.bars.get(region as usize).and_then(Option::as_ref);
+        let bar = self.bars.get(region as usize).and_then(Option::as_deref);
         let register = bar.and_then(|bar| Some((bar, bar.register_of(offset, data.len())?)));
         let Some((bar, row)) = register else {
             return self.read_any(region, offset, data);
@@ -180,7 +181,7 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
-        let bar = self.bars.get(region as usize).and_then(Option::as_ref);
+        let bar = self.bars.get(region as usize).and_then(Option::as_deref);
         let register = bar.and_then(|bar| Some((bar, bar.register_of(offset, data.len())?)));
         let Some((bar, row)) = register else {
             return self.write_any(region, offset, data);

@@ -280,27 +280,34 @@ impl Inbox {
             self.end + missing
         };
         let mut space = ControlSpace([MaybeUninit::uninit(); CONTROL]);
-        // Its destructor would only look for what is drained below.
+        // Its destructor would only look for what is drained below; without a
+        // receive there is nothing.
         let mut control = ManuallyDrop::new(RecvAncillaryBuffer::new(&mut space.0));
         let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(&self.socket, &mut parts, &mut control, flags);
+        let received = match recvmsg(&self.socket, &mut parts, &mut control, flags) {
+            Ok(received) => received,
+            // The caller sees that nothing came, and tries again.
+            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
+            Err(errno) => return Err(ReceiveError::Io(errno.into())),
+        };
         for message in control.drain() {
             keep(&mut self.arrived, message);
         }
-        match received {
+        if received.flags.contains(ReturnFlags::CTRUNC) {
             // Descriptors were lost: this process has too many, or there were
             // more than the kernel carries.
-            Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
-                return Err(ReceiveError::Io(Errno::MFILE.into()));
-            }
-            Ok(received) if received.bytes > 0 => self.end += received.bytes,
-            // The caller sees that nothing came, and tries again.
-            Err(Errno::INTR) => {}
-            Ok(_) if self.start < self.end => return Err(ReceiveError::Cut),
-            Ok(_) | Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
-            Err(errno) => return Err(ReceiveError::Io(errno.into())),
+            return Err(ReceiveError::Io(Errno::MFILE.into()));
         }
+        if received.bytes == 0 {
+            return Err(if self.start < self.end {
+                ReceiveError::Cut
+            } else {
+                ReceiveError::Closed
+            });
+        }
+        self.end += received.bytes;
         if !self.arrived.is_empty() {
             self.assign();
         }
