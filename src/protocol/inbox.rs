@@ -63,6 +63,22 @@ impl Message {
             fds: Vec::new(),
         }
     }
+
+    /// Holds this message from now on.
+    #[inline]
+    fn set(&mut self, header: &[u8; Header::SIZE], body: &[u8]) {
+        self.header = Header::decode(header);
+        self.body.clear();
+        match <&[u8; 16]>::try_from(body) {
+            // A read: two moves, where a length that is not known means a call
+            // of memcpy.
+            Ok(read) => self.body.extend_from_slice(read),
+            Err(_) => self.body.extend_from_slice(body),
+        }
+        if !self.fds.is_empty() {
+            self.fds.clear();
+        }
+    }
 }
 
 impl Default for Message {
@@ -158,15 +174,21 @@ impl Inbox {
     /// See [`ReceiveError`].
     #[inline]
     pub fn receive(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
-        if !self.deferred.is_empty()
-            && let Some(first) = self.deferred.pop_front()
-        {
+        if self.deferred.is_empty() {
+            return self.receive_new(message, wait);
+        }
+        self.take_deferred(message);
+        Ok(())
+    }
+
+    /// Takes the first message that was put aside.
+    #[cold]
+    fn take_deferred(&mut self, message: &mut Message) {
+        if let Some(first) = self.deferred.pop_front() {
             self.deferred_bytes -= first.body.len();
             self.deferred_fds -= first.fds.len();
             *message = first;
-            return Ok(());
         }
-        self.receive_new(message, wait)
     }
 
     /// Receives the next message from the socket.
@@ -177,16 +199,18 @@ impl Inbox {
     #[inline]
     pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         loop {
-            let here = self.end - self.start;
-            let missing = if here < Header::SIZE {
-                Header::SIZE - here
-            } else {
-                let size = self.framed()?;
-                if size <= here {
-                    self.take(message, size);
-                    return Ok(());
+            let here = &self.buffer[self.start..self.end];
+            let missing = match here.split_first_chunk() {
+                None => Header::SIZE - here.len(),
+                Some((header, rest)) => {
+                    let length = payload(header)?;
+                    if let Some(body) = rest.get(..length) {
+                        message.set(header, body);
+                        self.advance(message, Header::SIZE + length);
+                        return Ok(());
+                    }
+                    length - rest.len()
                 }
-                size - here
             };
             self.fill(missing, wait)?;
         }
@@ -207,38 +231,10 @@ impl Inbox {
         self.deferred.push_back(message);
     }
 
-    /// The size of the message at `start`, whose header is here and checked.
+    /// Goes behind the message of `size` bytes at `start`, and gives it its
+    /// descriptors.
     #[inline]
-    fn framed(&self) -> Result<usize, ReceiveError> {
-        let Some(bytes) = self.buffer[self.start..].first_chunk() else {
-            return Err(ReceiveError::Cut);
-        };
-        let unframed = |malformed| ReceiveError::Unframed(*bytes, malformed);
-        Header::check(bytes).map_err(unframed)?;
-        let size = Header::size_of(bytes);
-        if size as usize > MAX_MESSAGE {
-            return Err(unframed(Malformed::MessageSize(size)));
-        }
-        Ok(size as usize)
-    }
-
-    /// Takes the message of `size` bytes at `start`, all of which is here.
-    #[inline]
-    fn take(&mut self, message: &mut Message, size: usize) {
-        let end = self.start + size;
-        if let Some((header, body)) = self.buffer[self.start..end].split_first_chunk() {
-            message.header = Header::decode(header);
-            message.body.clear();
-            match <&[u8; 16]>::try_from(body) {
-                // A read: two stores, where a length that is not known means a
-                // call of memcpy.
-                Ok(read) => message.body.extend_from_slice(read),
-                Err(_) => message.body.extend_from_slice(body),
-            }
-        }
-        if !message.fds.is_empty() {
-            message.fds.clear();
-        }
+    fn advance(&mut self, message: &mut Message, size: usize) {
         if !self.fds.is_empty() {
             self.take_fds(message);
         }
@@ -247,6 +243,7 @@ impl Inbox {
             Some(Command::RegionRead | Command::RegionWrite | Command::RegionWriteMulti)
         );
         self.stalled = None;
+        let end = self.start + size;
         self.start = end;
         if end == self.end {
             self.start = 0;
@@ -375,6 +372,18 @@ impl Inbox {
             }
         }
     }
+}
+
+/// The length of the payload behind a header that we can follow.
+#[inline]
+fn payload(header: &[u8; Header::SIZE]) -> Result<usize, ReceiveError> {
+    let unframed = |malformed| ReceiveError::Unframed(*header, malformed);
+    Header::check(header).map_err(unframed)?;
+    let size = Header::size_of(header);
+    if size as usize > MAX_MESSAGE {
+        return Err(unframed(Malformed::MessageSize(size)));
+    }
+    Ok(size as usize - Header::SIZE)
 }
 
 /// Keeps the descriptors of a control message.
