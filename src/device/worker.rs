@@ -87,14 +87,14 @@ mod tests {
 
     #[test]
     fn work_without_room_is_refused_and_nobody_waits() {
-        let (begin, begun) = bounded(0);
-        let worker = Worker::start("test", 1, move |()| begun.recv().unwrap()).unwrap();
+        let (go, going) = bounded(0);
+        let worker = Worker::start("test", 1, move |()| going.recv().unwrap()).unwrap();
         // The thread holds one at most, and the queue another.
         let taken = (0..3).take_while(|_| worker.push(())).count();
         assert!((1..=2).contains(&taken));
-        (0..taken).for_each(|_| begin.send(()).unwrap());
+        (0..taken).for_each(|_| go.send(()).unwrap());
         worker.drain();
         assert!(worker.push(()));
-        begin.send(()).unwrap();
+        go.send(()).unwrap();
     }
 }
