@@ -121,7 +121,8 @@ fn accepted(header: [u8; Header::SIZE]) -> io::Result<Header> {
 
 /// What the peer has not received yet, in bytes of kernel memory.
 fn unread(stream: &UnixStream) -> io::Result<libc::c_int> {
-    const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+    // From linux/sockios.h.
+    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
     #[allow(unsafe_code, reason = "rustix has no wrapper for this ioctl")]
     // SAFETY: SIOCOUTQ writes one int and reads nothing (unix(7)).
     let bytes = unsafe {

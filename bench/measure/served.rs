@@ -56,7 +56,7 @@ impl Served {
         let (mut ready, inherited) = io::pipe().map_err(failed)?;
         fcntl_setfd(&inherited, FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
 
-        let mut words = tool.command.iter().cloned().collect::<Vec<_>>();
+        let mut words = tool.command.clone();
         words.push(program.into());
         let mut command = Command::new(&words[0]);
         command

@@ -116,7 +116,7 @@ impl BarSpace {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at_mut(run);
             let read = match place {
-                Place::Register(row) => self.read_register(device, row, offset.into(), now),
+                Place::Register(row) => self.read_register(device, row, offset - row.offset, now),
                 other => self.read_other(irqs, &other, offset, now),
             };
             mistakes += u64::from(read.is_err());
@@ -139,7 +139,7 @@ impl BarSpace {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at(run);
             let written = match place {
-                Place::Register(row) => self.write_register(device, row, offset.into(), now),
+                Place::Register(row) => self.write_register(device, row, offset - row.offset, now),
                 other => self.write_other(&other, offset, now),
             };
             mistakes += u64::from(written.is_err());
@@ -149,13 +149,15 @@ impl BarSpace {
         mistakes
     }
 
-    /// The register that an access is inside of, as nearly all are. In a BAR
-    /// with mapped areas it takes a search to know.
+    /// The register that an access is inside of, as nearly all are, and its
+    /// first byte there. In a BAR with mapped areas it takes a search to know.
     #[inline]
-    pub(super) fn register_of(&self, offset: u64, length: usize) -> Option<&'static Row> {
-        let row = self.registers?.row_at(u32::try_from(offset).ok()?)?;
-        let end = u64::from(row.range().end);
-        (length > 0 && offset + length as u64 <= end && self.areas.is_empty()).then_some(row)
+    pub(super) fn register_of(&self, offset: u64, length: usize) -> Option<(&'static Row, u32)> {
+        let offset = u32::try_from(offset).ok()?;
+        let row = self.registers?.row_at(offset)?;
+        let first = offset - row.offset;
+        let left = (row.width.bytes() - first) as usize;
+        ((1..=left).contains(&length) && self.areas.is_empty()).then_some((row, first))
     }
 
     /// What is at `offset`, and how many of `length` bytes it holds: at least
@@ -201,13 +203,14 @@ impl BarSpace {
         }
     }
 
-    /// Reads the part of a register that `data` asks for.
+    /// Reads the part of a register that `data` asks for, from its byte
+    /// `first` on.
     #[inline]
     pub(super) fn read_register(
         &self,
         device: &mut dyn Device,
         row: &Row,
-        offset: u64,
+        first: u32,
         data: &mut [u8],
     ) -> Result<(), Mistake> {
         let read = match row.kind {
@@ -215,7 +218,6 @@ impl BarSpace {
             _ => device.read(self.access(row)),
         };
         let value = read.map_err(|error| self.misread(error, data))?;
-        let first = offset - u64::from(row.offset);
         let value = (value >> (8 * first)).to_le_bytes();
         match data.len() {
             // A store, where a length that is not known means a call of memcpy.
@@ -226,13 +228,14 @@ impl BarSpace {
         Ok(())
     }
 
-    /// Writes the part of a register that `data` holds.
+    /// Writes the part of a register that `data` holds, from its byte `first`
+    /// on.
     #[inline]
     pub(super) fn write_register(
         &self,
         device: &mut dyn Device,
         row: &Row,
-        offset: u64,
+        first: u32,
         data: &[u8],
     ) -> Result<(), Mistake> {
         let access = self.access(row);
@@ -245,7 +248,7 @@ impl BarSpace {
             Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
         };
         let mut value = old.map_err(|error| self.mistake(error))?.to_le_bytes();
-        let first = (offset - u64::from(row.offset)) as usize;
+        let first = first as usize;
         value[first..first + data.len()].copy_from_slice(data);
         let written = device.write(access, u64::from_le_bytes(value));
         written.map_err(|error| self.mistake(error))

@@ -159,18 +159,16 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
-        let bar = self.bars.get(region as usize).and_then(Option::as_deref);
-        let register = bar.and_then(|bar| Some((bar, bar.register_of(offset, data.len())?)));
-        let Some((bar, row)) = register else {
-            return self.read_any(region, offset, data);
-        };
-        if bar
-            .read_register(self.device.as_mut(), row, offset, data)
-            .is_err()
+        if let Some(Some(bar)) = self.bars.get(region as usize)
+            && let Some((row, first)) = bar.register_of(offset, data.len())
         {
-            self.guest_errors += 1;
+            let read = bar.read_register(self.device.as_mut(), row, first, data);
+            if read.is_err() {
+                self.guest_errors += 1;
+            }
+            return Ok(());
         }
-        Ok(())
+        self.read_any(region, offset, data)
     }
 
     /// Writes a region. `data` may have any length: registers are written
@@ -181,18 +179,16 @@ impl Endpoint {
     /// [`RegionError`] if the range is not inside the region.
     #[inline]
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
-        let bar = self.bars.get(region as usize).and_then(Option::as_deref);
-        let register = bar.and_then(|bar| Some((bar, bar.register_of(offset, data.len())?)));
-        let Some((bar, row)) = register else {
-            return self.write_any(region, offset, data);
-        };
-        if bar
-            .write_register(self.device.as_mut(), row, offset, data)
-            .is_err()
+        if let Some(Some(bar)) = self.bars.get(region as usize)
+            && let Some((row, first)) = bar.register_of(offset, data.len())
         {
-            self.guest_errors += 1;
+            let written = bar.write_register(self.device.as_mut(), row, first, data);
+            if written.is_err() {
+                self.guest_errors += 1;
+            }
+            return Ok(());
         }
-        Ok(())
+        self.write_any(region, offset, data)
     }
 
     /// Checks an access without carrying it out.

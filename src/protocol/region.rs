@@ -86,7 +86,7 @@ impl RegionAccess {
 
     /// Appends the whole reply to a read, and returns its data, which are zeros
     /// yet.
-    #[inline(always)]
+    #[inline]
     pub(super) fn encode_read_reply<'a>(
         &self,
         header: &Header,

@@ -13,73 +13,38 @@ use crate::protocol::{
     WriteMulti, WriteMultiReply,
 };
 
-/// What a command answers with.
-pub(super) struct Reply<'a> {
-    /// The command's header.
-    pub(super) header: &'a Header,
-    pub(super) message: &'a mut Outgoing,
-    /// The descriptors that go with it are appended here.
-    pub(super) fds: &'a mut Vec<OwnedFd>,
-}
-
 /// What commands act on.
 pub(super) struct Context<'a> {
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) negotiated: &'a Negotiated,
 }
 
-/// Executes a command and answers it with `reply`. Takes `fds` if they belong
-/// to the command.
-#[inline]
+/// Executes a command and appends its reply's body and descriptors to `reply`
+/// and `reply_fds`. Takes `fds` if they belong to the command.
 pub(super) fn execute(
-    mut context: Context<'_>,
-    command: Command,
-    body: &[u8],
-    fds: &mut Vec<OwnedFd>,
-    reply: Reply<'_>,
-) -> Result<(), Refusal> {
-    match command {
-        // These two carry every trapped access, so they are spared the way
-        // through a `Request`, which is as large as its largest command.
-        Command::RegionRead => {
-            refuse_descriptors(fds)?;
-            context.region_read(&RegionAccess::parse(body)?, reply)
-        }
-        Command::RegionWrite => {
-            refuse_descriptors(fds)?;
-            let (access, data) = RegionAccess::parse_write(body)?;
-            context.region_write(&access, data, reply)
-        }
-        _ => execute_request(context, Request::parse(command, body)?, fds, reply),
-    }
-}
-
-#[cold]
-fn execute_request(
     mut context: Context<'_>,
     request: Request<'_>,
     fds: &mut Vec<OwnedFd>,
-    reply: Reply<'_>,
+    reply: &mut Vec<u8>,
+    reply_fds: &mut Vec<OwnedFd>,
 ) -> Result<(), Refusal> {
     if !matches!(request, Request::DmaMap(_) | Request::DeviceSetIrqs(_)) {
         refuse_descriptors(fds)?;
     }
-    let out = reply.fds;
-    let body = reply.message.begin(&reply.header.reply());
     match request {
-        Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, body)?,
-        Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, body)?,
-        Request::DeviceGetInfo => device_info(body),
-        Request::DeviceGetRegionInfo(query) => context.region_info(query, body, out)?,
-        Request::DeviceGetRegionIoFds(query) => context.io_fds(query, body, out)?,
-        Request::DeviceGetIrqInfo(query) => context.irq_info(query.index, body)?,
+        Request::RegionWriteMulti(writes) => context.region_write_multi(&writes, reply)?,
+        Request::DmaUnmap(unmap) => context.dma_unmap(&unmap, reply)?,
+        Request::DeviceGetInfo => device_info(reply),
+        Request::DeviceGetRegionInfo(query) => context.region_info(query, reply, reply_fds)?,
+        Request::DeviceGetRegionIoFds(query) => context.io_fds(query, reply, reply_fds)?,
+        Request::DeviceGetIrqInfo(query) => context.irq_info(query.index, reply)?,
         Request::DeviceReset => context.endpoint.reset(),
         Request::Version(_) => return Err(Refusal::TooLate),
         // Not before a device can save its state.
         Request::DeviceFeature(_)
         | Request::MigDataRead(_)
         | Request::MigDataWrite(_)
-        // These never become a request, see `execute`.
+        // The session calls the context for these.
         | Request::RegionRead(_)
         | Request::RegionWrite(..) => return Err(Refusal::Unsupported(request.command())),
         Request::DmaMap(map) => context.dma_map(&map, take(fds))?,
@@ -98,25 +63,31 @@ impl Context<'_> {
         Ok(())
     }
 
+    /// Reads and begins the reply to a command with this header.
     #[inline]
-    fn region_read(&mut self, access: &RegionAccess, reply: Reply<'_>) -> Result<(), Refusal> {
+    pub(super) fn region_read(
+        self,
+        access: &RegionAccess,
+        header: &Header,
+        reply: &mut Outgoing,
+    ) -> Result<(), Refusal> {
         self.check_count(access.count)?;
-        let data = reply
-            .message
-            .begin_read_reply(&reply.header.reply(), access);
+        let data = reply.begin_read_reply(&header.reply(), access);
         Ok(self.endpoint.read(access.region, access.offset, data)?)
     }
 
+    /// Writes and begins the reply to a command with this header.
     #[inline]
-    fn region_write(
-        &mut self,
+    pub(super) fn region_write(
+        self,
         access: &RegionAccess,
         data: &[u8],
-        reply: Reply<'_>,
+        header: &Header,
+        reply: &mut Outgoing,
     ) -> Result<(), Refusal> {
         self.check_count(access.count)?;
         self.endpoint.write(access.region, access.offset, data)?;
-        access.encode(reply.message.begin(&reply.header.reply()));
+        access.encode(reply.begin(&header.reply()));
         Ok(())
     }
 

@@ -20,8 +20,8 @@ use super::version::{self, Negotiated};
 use super::{Handle, Limits};
 use crate::endpoint::Endpoint;
 use crate::protocol::{
-    Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, Request, Socket, Wait,
-    reply_size,
+    Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, Socket,
+    Wait, reply_size,
 };
 
 /// How a session ended, other than by the client leaving between two
@@ -200,12 +200,25 @@ impl<'a> Session<'a> {
             endpoint: self.endpoint,
             negotiated: &agreed.negotiated,
         };
-        let reply = commands::Reply {
-            header,
-            message: &mut self.outgoing,
-            fds: &mut self.reply_fds,
-        };
-        commands::execute(context, command, body, fds, reply)
+        match command {
+            // These two carry every trapped access. They are spared the way
+            // through a `Request`, which is as large as its largest command.
+            Command::RegionRead => {
+                refuse_descriptors(fds)?;
+                let access = RegionAccess::parse(body)?;
+                context.region_read(&access, header, &mut self.outgoing)
+            }
+            Command::RegionWrite => {
+                refuse_descriptors(fds)?;
+                let (access, data) = RegionAccess::parse_write(body)?;
+                context.region_write(&access, data, header, &mut self.outgoing)
+            }
+            _ => {
+                let request = Request::parse(command, body)?;
+                let reply = self.outgoing.begin(&header.reply());
+                commands::execute(context, request, fds, reply, &mut self.reply_fds)
+            }
+        }
     }
 
     /// Executes the first command, which must be VERSION.
