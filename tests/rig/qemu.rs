@@ -239,7 +239,7 @@ impl Qemu {
         let words = iter::once(command.get_program()).chain(command.get_args());
         let mut script = "#!/bin/sh\nexec".to_owned();
         for word in words.map(OsStr::to_owned).chain(self.data_arguments()) {
-            script += &format!(" '{}'", word.display());
+            script.extend([" '", &word.to_string_lossy(), "'"]);
         }
         script += " \"$@\"\n";
         fs::write(path, script)
