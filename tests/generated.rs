@@ -78,7 +78,7 @@ fn named_tests(cell: &str) -> Vec<(String, String)> {
     for name in cell.split('`').skip(1).step_by(2) {
         let test = match name.split_once(": ") {
             Some((of, test)) => {
-                file = of.to_owned();
+                of.clone_into(&mut file);
                 test
             }
             None => name,
