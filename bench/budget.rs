@@ -1,9 +1,9 @@
 //! `cargo bench --bench budget`: what an access costs and what the program
 //! costs, beside the goals, as a Markdown table.
 //!
-//! Ends with a failure if a count is above its goal, or, under `CI=true`, if
-//! a tool is missing. Times are printed and never fail: they say as much of
-//! the machine as of the program.
+//! Ends with a failure if a count or the program's size is above its goal, or,
+//! under `CI=true`, if a tool is missing. Times and resident memory are printed
+//! and never fail: they say as much of the machine as of the program.
 //!
 //! `cargo bench --bench budget -- --explain` lists instead where the
 //! instructions of a read go, function by function.
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use measure::allocations::{self, Counting};
 use measure::client::Access;
-use measure::served::{Served, Tool};
+use measure::served::{Resident, Served, Tool};
 use measure::{Runs, instructions, system_calls};
 use rig::RigError;
 use table::{Figure, Row, Table};
@@ -98,14 +98,18 @@ fn program_rows(program: &Path, table: &mut Table) {
         how: "spawn to --ready-fd, median of 20",
         figure: median_start(program).map(|start| {
             let text = format!("{:.2} ms", start.as_secs_f64() * 1e3);
-            Figure::time(text, start < Duration::from_millis(10))
+            Figure::told(text, start < Duration::from_millis(10))
         }),
     });
-    let resident = |what: &str, kib: Result<u32, RigError>| Row {
+    let resident = |what: &str, memory: Result<Resident, RigError>| Row {
         what: format!("resident memory, {what}"),
         goal: "< 3 MB".to_owned(),
-        how: "VmRSS of the server with one stub",
-        figure: kib.map(|kib| megabytes(u64::from(kib) * 1024, 3_000_000)),
+        how: "VmRSS and RssAnon of the server with one stub",
+        figure: memory.map(|Resident { all, own }| {
+            let text = format!("{}, {} of it its own", megabytes(all), megabytes(own));
+            // How much of a file is mapped at once is the kernel's choice.
+            Figure::told(text, all < 3_000_000)
+        }),
     };
     match resident_memory(program) {
         Ok([idle, connected, after]) => {
@@ -121,16 +125,14 @@ fn program_rows(program: &Path, table: &mut Table) {
         goal: "< 2.5 MB".to_owned(),
         how: "its length",
         figure: size
-            .map(|bytes| megabytes(bytes, 2_500_000))
+            .map(|bytes| Figure::binding(megabytes(bytes), bytes < 2_500_000))
             .map_err(|error| RigError::failed(program.display(), error)),
     });
 }
 
-/// A size, which must be below `limit`.
-fn megabytes(bytes: u64, limit: u64) -> Figure {
+fn megabytes(bytes: u64) -> String {
     let hundredths = bytes.div_ceil(10_000);
-    let text = format!("{}.{:02} MB", hundredths / 100, hundredths % 100);
-    Figure::size(text, bytes < limit)
+    format!("{}.{:02} MB", hundredths / 100, hundredths % 100)
 }
 
 fn median_start(program: &Path) -> Result<Duration, RigError> {
@@ -144,20 +146,20 @@ fn median_start(program: &Path) -> Result<Duration, RigError> {
     Ok((starts[STARTS / 2 - 1] + starts[STARTS / 2]) / 2)
 }
 
-/// In KiB: before the first client, with it, and after it.
-fn resident_memory(program: &Path) -> Result<[u32; 3], RigError> {
+/// Before the first client, with it, and after it.
+fn resident_memory(program: &Path) -> Result<[Resident; 3], RigError> {
     let served = Served::start(program, &Tool::default(), false)?;
-    let idle = served.resident_kib()?;
+    let idle = served.resident()?;
     let mut client = served.client()?;
     let failed = |error| RigError::failed("cannot access the device", error);
     for access in Access::ALL {
         client.repeat(access, RUNS.short).map_err(failed)?;
     }
-    let connected = served.resident_kib()?;
+    let connected = served.resident()?;
     drop(client);
     // The next client is answered when the first one's session is over.
     drop(served.client()?);
-    let after = served.resident_kib()?;
+    let after = served.resident()?;
     served.stop()?;
     Ok([idle, connected, after])
 }

@@ -27,15 +27,11 @@ impl Figure {
     /// A count per access; whole ones are printed as such.
     pub(crate) fn count(count: f64, met: bool) -> Self {
         let rounded = (count * 100.0).round() / 100.0;
-        Figure {
-            text: format!("{rounded}"),
-            met,
-            binding: true,
-        }
+        Figure::binding(format!("{rounded}"), met)
     }
 
-    /// A size, of a file or in memory.
-    pub(crate) fn size(text: String, met: bool) -> Self {
+    /// Something whose goal binds.
+    pub(crate) fn binding(text: String, met: bool) -> Self {
         Figure {
             text,
             met,
@@ -43,8 +39,8 @@ impl Figure {
         }
     }
 
-    /// A time, which is only told.
-    pub(crate) fn time(text: String, met: bool) -> Self {
+    /// Something that is only told.
+    pub(crate) fn told(text: String, met: bool) -> Self {
         Figure {
             text,
             met,

@@ -112,7 +112,7 @@ fn measure(access: Access, runs: Runs) -> io::Result<f64> {
     let serving = thread::spawn(move || server.run());
 
     let mut client = Client::new(ours)?;
-    // A read is answered after all that went before it.
+    // A read is answered after all that went before it, and adds itself.
     client.repeat(access, runs.short)?;
     client.repeat(Access::Read, 1)?;
     let short = taken.load(Ordering::SeqCst);

@@ -40,6 +40,16 @@ impl Tool {
     }
 }
 
+/// Resident memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resident {
+    /// With the pages of the program's file and of libc's, which processes
+    /// share.
+    pub(crate) all: u64,
+    /// Without them.
+    pub(crate) own: u64,
+}
+
 /// A server of one stub that listens.
 pub(crate) struct Served {
     process: Process,
@@ -95,13 +105,21 @@ impl Served {
         self.directory.path().join("socket")
     }
 
-    /// The resident memory, in KiB.
-    pub(crate) fn resident_kib(&self) -> Result<u32, RigError> {
+    /// The resident memory.
+    pub(crate) fn resident(&self) -> Result<Resident, RigError> {
         let path = format!("/proc/{}/status", self.process.id());
         let status = fs::read_to_string(&path).map_err(|error| RigError::failed(&path, error))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok())
-            .ok_or_else(|| RigError::failed(path, "has no VmRSS"))
+        let bytes = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
+            let kib: Option<u64> = kib;
+            kib.map(|kib| kib * 1024)
+                .ok_or_else(|| RigError::failed(&path, format!("has no {name}")))
+        };
+        Ok(Resident {
+            all: bytes("VmRSS:")?,
+            own: bytes("RssAnon:")?,
+        })
     }
 
     /// Asks it to end and waits for that.
