@@ -36,6 +36,10 @@ const MAX_DEFERRED: usize = 1024;
 const MAX_DEFERRED_BYTES: usize = 4 * MAX_MESSAGE;
 const MAX_DEFERRED_FDS: usize = 2 * MAX_FDS;
 
+/// The receive buffer of a session that gets no large messages: over 300 posted
+/// writes. Memory for the largest message, once touched, would stay resident.
+const ROOM: usize = 16 * 1024;
+
 /// Room for the control message of a receive.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
 
@@ -121,7 +125,7 @@ pub enum Wait {
 #[derive(Debug)]
 pub struct Inbox {
     socket: Arc<Socket>,
-    buffer: Box<[u8]>,
+    buffer: Vec<u8>,
     start: usize,
     end: usize,
     /// Descriptors that arrived, by the position in `buffer` at which their
@@ -145,8 +149,7 @@ impl Inbox {
     pub fn new(socket: Arc<Socket>, patience: Duration) -> Self {
         Inbox {
             socket,
-            // Zeroed memory takes no room before it is touched.
-            buffer: vec![0; MAX_MESSAGE].into_boxed_slice(),
+            buffer: vec![0; ROOM],
             start: 0,
             end: 0,
             fds: VecDeque::new(),
@@ -266,7 +269,7 @@ impl Inbox {
     #[inline]
     fn fill(&mut self, missing: usize, wait: Wait) -> Result<(), ReceiveError> {
         if self.end + missing > self.buffer.len() {
-            self.compact();
+            self.make_room(missing);
         }
         if self.start < self.end || matches!(wait, Wait::Until(_)) {
             self.wait_for_input(wait)?;
@@ -333,15 +336,21 @@ impl Inbox {
         }
     }
 
-    /// Moves what is here to the front of the buffer.
+    /// Makes room for `missing` bytes behind what is here, which moves to the
+    /// front.
     #[cold]
-    fn compact(&mut self) {
+    fn make_room(&mut self, missing: usize) {
         self.buffer.copy_within(self.start..self.end, 0);
         for (at, _) in &mut self.fds {
             *at -= self.start;
         }
         self.end -= self.start;
         self.start = 0;
+        // At most the largest message, as its header was checked.
+        let needed = self.end + missing;
+        if needed > self.buffer.len() {
+            self.buffer.resize(needed, 0);
+        }
     }
 
     /// Waits as long as `wait` says, or as long as a message that has begun
