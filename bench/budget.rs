@@ -43,6 +43,9 @@ const RUNS: Runs = Runs {
 /// How often the program is started to learn how long that takes.
 const STARTS: usize = 20;
 
+/// How many clients come one after the other to learn what they leave behind.
+const CLIENTS: usize = 5;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let asked = |name: &str| arguments.iter().any(|argument| argument == name);
@@ -115,7 +118,7 @@ fn program_rows(program: &Path, table: &mut Table) {
         Ok([idle, connected, after]) => {
             table.add(resident("idle", Ok(idle)));
             table.add(resident("with a client", Ok(connected)));
-            table.add(resident("after a client", Ok(after)));
+            table.add(resident("after five clients", Ok(after)));
         }
         Err(error) => table.add(resident("idle", Err(error))),
     }
@@ -146,7 +149,7 @@ fn median_start(program: &Path) -> Result<Duration, RigError> {
     Ok((starts[STARTS / 2 - 1] + starts[STARTS / 2]) / 2)
 }
 
-/// Before the first client, with it, and after it.
+/// Before the first client, with it, and after the last.
 fn resident_memory(program: &Path) -> Result<[Resident; 3], RigError> {
     let served = Served::start(program, &Tool::default(), false)?;
     let idle = served.resident()?;
@@ -157,8 +160,11 @@ fn resident_memory(program: &Path) -> Result<[Resident; 3], RigError> {
     }
     let connected = served.resident()?;
     drop(client);
-    // The next client is answered when the first one's session is over.
-    drop(served.client()?);
+    // Each is answered when the session of the one before is over. What a
+    // session leaves behind may show only when its memory is used again.
+    for _ in 1..CLIENTS {
+        drop(served.client()?);
+    }
     let after = served.resident()?;
     served.stop()?;
     Ok([idle, connected, after])
