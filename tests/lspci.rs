@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 use vgpu_stub::devices::{KINDS, Kind, Options};
+use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::pci::{
     BarKind, BarLayout, Capability, ConfigSpace, Identity, InterruptPin, Msi, Msix, describe,
 };
@@ -22,7 +23,7 @@ const CONFIG_REGION: u32 = 7;
 
 /// The config space of a device, after a guest has switched it on.
 fn image(kind: &Kind) -> Vec<u8> {
-    let mut endpoint = kind.make(Options::default()).unwrap();
+    let mut endpoint = Endpoint::new(kind.builder(Options::default()).unwrap()).unwrap();
     let size = endpoint.region(CONFIG_REGION).unwrap().size;
     let mut image = vec![0; usize::try_from(size).unwrap()];
     let writes: [(u64, &[u8]); 3] = [

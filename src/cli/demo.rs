@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use vgpu_stub::client::{Client, ClientError, Options};
 use vgpu_stub::device::Register;
 use vgpu_stub::devices::{self, KINDS, StubRegister};
+use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::pci::describe::CapabilityKind;
 use vgpu_stub::pci::{Description, describe, spec};
 use vgpu_stub::server::{ServeError, Server, Source};
@@ -51,9 +52,10 @@ pub(super) fn run(_: &Args) -> Result<(), Failure> {
 fn start(stream: UnixStream) -> Result<JoinHandle<Result<(), ServeError>>, Failure> {
     // The stub is the first.
     let kind = &KINDS[0];
-    let stub = kind
-        .make(devices::Options::default())
+    let builder = kind
+        .builder(devices::Options::default())
         .map_err(Failure::failed)?;
+    let stub = Endpoint::new(builder).map_err(Failure::failed)?;
     let mut server = Server::new();
     let source = Source::Connected(stream);
     server
@@ -149,7 +151,7 @@ fn show_latency(client: &mut Client, screen: &mut Screen) -> Result<(), ClientEr
     client.read(0, offset, &mut data)?;
     screen.line(posted.line("posted write"));
     screen.line(format_args!(
-        "  {DIM}A first look between two threads; bench measures properly.{DIM:#}"
+        "  {DIM}A first look between two threads, not a benchmark.{DIM:#}"
     ));
     Ok(())
 }

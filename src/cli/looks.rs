@@ -180,7 +180,10 @@ mod tests {
     #[test]
     fn every_device_of_ours_is_known_by_its_config_space() {
         for kind in KINDS {
-            let mut endpoint = kind.make(vgpu_stub::devices::Options::default()).unwrap();
+            let builder = kind
+                .builder(vgpu_stub::devices::Options::default())
+                .unwrap();
+            let mut endpoint = vgpu_stub::endpoint::Endpoint::new(builder).unwrap();
             let mut config = [0; 64];
             endpoint.read(CONFIG, 0, &mut config).unwrap();
             let function = vgpu_stub::pci::describe(&config, [0; 6]).unwrap();

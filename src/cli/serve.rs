@@ -12,6 +12,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vgpu_stub::devices::{KINDS, Kind, MAX_VECTORS, Options};
+use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::server::{Limits, Listener, Server, Source};
 
 use super::failure::Failure;
@@ -177,7 +178,11 @@ fn build(args: &Args) -> Result<Server, Failure> {
                 "device {name} has no socket; give --socket-path, or socket-path= for each device"
             ))
         })?;
-        let endpoint = device.kind.make(device.options).map_err(Failure::usage)?;
+        let builder = device
+            .kind
+            .builder(device.options)
+            .map_err(Failure::usage)?;
+        let endpoint = Endpoint::new(builder).map_err(Failure::failed)?;
         let name = match args.devices.len() {
             1 => device.kind.name.to_owned(),
             _ => format!("{}#{number}", device.kind.name),

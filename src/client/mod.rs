@@ -10,11 +10,12 @@
 //! use std::os::unix::net::UnixStream;
 //! use vgpu_stub::client::{Client, Options};
 //! use vgpu_stub::devices::KINDS;
+//! use vgpu_stub::endpoint::Endpoint;
 //! use vgpu_stub::server::{Server, Source};
 //!
 //! let (ours, theirs) = UnixStream::pair()?;
 //! let mut server = Server::new();
-//! let stub = KINDS[0].make(Default::default())?;
+//! let stub = Endpoint::new(KINDS[0].builder(Default::default())?)?;
 //! server.add("stub", stub, Source::Connected(theirs))?;
 //! let server = std::thread::spawn(|| server.run());
 //!

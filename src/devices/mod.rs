@@ -15,7 +15,6 @@ pub use doorbell::{Doorbell, Reg as DoorbellRegister};
 pub use stub::{MAX_VECTORS, Reg as StubRegister, Stub, VECTORS};
 
 use crate::device::{Device, Dma, Irq, Register, RegisterMap};
-use crate::endpoint::{Endpoint, EndpointError};
 use crate::pci::Identity;
 
 /// A kind of device.
@@ -67,10 +66,10 @@ pub const KINDS: &[Kind] = &[
     },
 ];
 
-/// Why a device cannot be made.
-#[derive(Debug, Error)]
-pub enum MakeError {
-    /// The option's value is out of range, or the device has no such option.
+/// An option that a device does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OptionError {
+    /// The device has no such option.
     #[error("{device} takes no vectors=; leave it out")]
     NoVectors {
         /// The device.
@@ -82,9 +81,6 @@ pub enum MakeError {
         /// What was asked for.
         vectors: u16,
     },
-    /// It cannot be started.
-    #[error("{0}")]
-    Endpoint(#[from] EndpointError),
 }
 
 impl Kind {
@@ -93,22 +89,27 @@ impl Kind {
         KINDS.iter().find(|kind| kind.name == name)
     }
 
-    /// Makes a device of this kind with all that a function has around it.
+    /// What makes a device of this kind, for
+    /// [`Endpoint::new`](crate::endpoint::Endpoint::new).
     ///
     /// # Errors
     ///
-    /// See [`MakeError`].
-    pub fn make(&self, options: Options) -> Result<Endpoint, MakeError> {
+    /// See [`OptionError`].
+    pub fn builder(
+        &self,
+        options: Options,
+    ) -> Result<impl FnOnce(Irq, Dma) -> io::Result<Box<dyn Device>> + use<>, OptionError> {
         match options.vectors {
             Some(_) if !self.takes_vectors => {
-                return Err(MakeError::NoVectors { device: self.name });
+                return Err(OptionError::NoVectors { device: self.name });
             }
             Some(vectors) if !(1..=MAX_VECTORS).contains(&vectors) => {
-                return Err(MakeError::Vectors { vectors });
+                return Err(OptionError::Vectors { vectors });
             }
             _ => {}
         }
-        Ok(Endpoint::new(|irq, dma| (self.make)(options, irq, dma))?)
+        let make = self.make;
+        Ok(move |irq, dma| make(options, irq, dma))
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) fn make(name: &str) -> Endpoint {
     if name == "test" {
         return Endpoint::new(|irq, dma| Ok(Box::new(TestDevice::new(irq, dma)?))).unwrap();
     }
-    Kind::find(name).unwrap().make(Options::default()).unwrap()
+    let kind = Kind::find(name).unwrap();
+    Endpoint::new(kind.builder(Options::default()).unwrap()).unwrap()
 }
 
 /// Devices on sockets; served until this is dropped.
