@@ -25,6 +25,9 @@ pub use events::OfferedDoorbell;
 pub use interrupts::{IrqDescription, IrqError, MaskEvent};
 pub use irqs::IrqIndex;
 
+/// Why an access to guest memory failed.
+pub use crate::device::DmaError;
+
 use crate::device::{Device, Dma, Function, Irq, SharedMemory};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};

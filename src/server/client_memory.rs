@@ -15,8 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Limits;
-use crate::device::DmaError;
-use crate::endpoint::ClientMemory;
+use crate::endpoint::{ClientMemory, DmaError};
 use crate::protocol::{
     Command, DmaTransfer, Header, Inbox, Kind, Message, Outgoing, ReceiveError, Socket, Wait,
 };
