@@ -32,6 +32,8 @@ mod capability;
 mod config;
 pub mod describe;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod registers;
 pub mod spec;
 

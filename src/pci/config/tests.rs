@@ -2,45 +2,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pci::{BarKind, Msi, Msix, spec};
-
-const IDENTITY: Identity = Identity {
-    vendor: 0x1af4,
-    device: 0x1111,
-    subsystem_vendor: 0x1af4,
-    subsystem: 0x1100,
-    revision: 1,
-    class: 0x12_00_00,
-};
-const BAR0_4K: BarLayout = bar(BarKind::Memory32, 4096);
-const MSIX: Msix = Msix {
-    vectors: 16,
-    table: (0, 0x800),
-    pba: (0, 0xc00),
-};
-const MSI: Msi = Msi {
-    vectors: 8,
-    per_vector_masking: true,
-};
-
-const fn bar(kind: BarKind, size: u64) -> BarLayout {
-    BarLayout {
-        kind,
-        prefetchable: false,
-        size,
-    }
-}
-
-/// One BAR in slot 0 and nothing else.
-fn with_bar(layout: BarLayout) -> Result<ConfigSpace, ConfigError> {
-    let bars = [Some(layout), None, None, None, None, None];
-    ConfigSpace::new(&IDENTITY, &bars, None, &[])
-}
-
-fn with_capabilities(capabilities: &[Capability]) -> Result<ConfigSpace, ConfigError> {
-    let bars = [Some(BAR0_4K), None, None, None, None, None];
-    ConfigSpace::new(&IDENTITY, &bars, Some(InterruptPin::A), capabilities)
-}
+use crate::pci::fixture::{BAR0_4K, IDENTITY, MSI, MSIX, bar, with_bar, with_capabilities};
+use crate::pci::{BarKind, Msi, spec};
 
 /// One of everything: each kind of BAR and of capability.
 fn full() -> ConfigSpace {
