@@ -17,6 +17,7 @@
 //! | [`devices`] | the stub, and small devices that teach |
 //! | [`pci`] | what PCI says: config space, BARs, capabilities |
 //! | [`client`] | the other side: a vfio-user client, for `demo` and `probe` |
+//! | `bench` | what an access costs, hop by hop, each beside its floor (feature `bench`) |
 //!
 //! # A device in one page
 //!
@@ -91,6 +92,8 @@
 // An expect has its reason; in tests a failed unwrap is a failed test.
 #![deny(clippy::unwrap_used)]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod client;
 pub mod device;
 pub mod devices;

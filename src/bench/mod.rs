@@ -1,0 +1,38 @@
+//! What a trapped access costs, hop by hop, each hop beside its floor.
+//!
+//! A *rung* of the ladder is a [`Section`] of the [`Report`]; its *rows* are
+//! measured side by side. The figures of a shared machine drift by tens of
+//! percent, so rows are taken interleaved ([`measure`]) and what is claimed
+//! is a row's ratio to its floor in the same run, with its confidence
+//! interval.
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | `clock` | what time is read from, and what reading it costs |
+//! | `plan` | how long, how often, on which CPUs |
+//! | `subject` | what is measured: a [`Subject`] takes samples of one access |
+//! | `measure` | warm-up, doubling to the goal time, A B A B ..., run after run |
+//! | `tally` | samples of a row become histograms and medians |
+//! | `report` | the result as data, with its [`statistics`](Spread) |
+//! | `machine` | what it was measured on |
+//! | `dispatch` | rung 1: the endpoint in process |
+
+mod clock;
+mod dispatch;
+mod machine;
+mod measure;
+mod plan;
+mod report;
+mod statistics;
+mod subject;
+mod tally;
+
+pub use clock::Clock;
+pub use dispatch::dispatch;
+pub use machine::Machine;
+pub use measure::{Bench, Candidate, Progress, Quiet};
+pub use plan::{Interrupt, Method, Pinned, Pinning, Plan};
+pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
+pub use statistics::{Spread, median, t_quantile};
+pub use subject::{Subject, Trouble, timed};
+pub use tally::Tally;
