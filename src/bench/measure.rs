@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::plan::Pinned;
 use super::{Clock, Plan, Row, Section, Subject, Tally, Trouble};
 
 /// The most samples in a slice, so that their memory is bounded.
@@ -112,11 +111,13 @@ impl<'a> Bench<'a> {
             if self.plan.interrupt.raised() {
                 break;
             }
-            let ended = Pinned::to(self.plan.pinning.client)
-                .and_then(|_pinned| Ok(self.run(run, set_up()?, &mut columns)));
-            if let Err(trouble) = ended {
-                failed = Some(trouble);
-                break;
+            let in_place = self.plan.in_place();
+            match in_place.and_then(|in_place| Ok((in_place, set_up()?))) {
+                Ok((_in_place, candidates)) => self.run(run, candidates, &mut columns),
+                Err(trouble) => {
+                    failed = Some(trouble);
+                    break;
+                }
             }
         }
         self.progress

@@ -9,7 +9,8 @@
 //! | file | what happens there |
 //! |---|---|
 //! | `clock` | what time is read from, and what reading it costs |
-//! | `plan` | how long, how often, on which CPUs |
+//! | `ladder` | which rungs, in which order |
+//! | `plan`, `scheduling` | how long, how often, on which CPUs, at which priority |
 //! | `subject` | what is measured: a [`Subject`] takes samples of one access |
 //! | `measure` | warm-up, doubling to the goal time, A B A B ..., run after run |
 //! | `tally` | samples of a row become histograms and medians |
@@ -19,19 +20,22 @@
 
 mod clock;
 mod dispatch;
+mod ladder;
 mod machine;
 mod measure;
 mod plan;
 mod report;
+mod scheduling;
 mod statistics;
 mod subject;
 mod tally;
 
 pub use clock::Clock;
 pub use dispatch::dispatch;
+pub use ladder::{Ladder, USUAL_RUNGS};
 pub use machine::Machine;
 pub use measure::{Bench, Candidate, Progress, Quiet};
-pub use plan::{Interrupt, Method, Pinned, Pinning, Plan};
+pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
 pub use statistics::{Spread, median, t_quantile};
 pub use subject::{Subject, Trouble, timed};

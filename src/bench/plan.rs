@@ -8,6 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use super::Trouble;
+use super::scheduling::RealTime;
 
 /// How a measurement is carried out.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Plan {
     pub slice: Duration,
     /// Where threads run.
     pub pinning: Pinning,
+    /// Whether they run under `SCHED_FIFO`, which the kernel must allow.
+    pub fifo: bool,
     /// What ends it early.
     pub interrupt: Interrupt,
 }
@@ -32,6 +35,7 @@ impl Plan {
             slices: 4,
             slice: Duration::from_millis(4),
             pinning,
+            fifo: false,
             interrupt: Interrupt::default(),
         }
     }
@@ -43,8 +47,35 @@ impl Plan {
             slices: 8,
             slice: Duration::from_millis(20),
             pinning,
+            fifo: false,
             interrupt: Interrupt::default(),
         }
+    }
+
+    /// Asks for `SCHED_FIFO`.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses it to this process.
+    pub fn with_fifo(mut self) -> Result<Self, Trouble> {
+        let remedy = "SCHED_FIFO is not allowed here; run as root, or raise RLIMIT_RTPRIO";
+        RealTime::begin().map_err(|error| Trouble::new(remedy, error))?;
+        self.fifo = true;
+        Ok(self)
+    }
+
+    /// Puts the calling thread where it is to measure, until the result is
+    /// dropped. What it starts meanwhile inherits that.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn in_place(&self) -> Result<InPlace, Trouble> {
+        let real_time = self.fifo.then(RealTime::begin).transpose();
+        Ok(InPlace {
+            _pinned: Pinned::to(self.pinning.client)?,
+            _real_time: real_time.map_err(|error| Trouble::new("SCHED_FIFO", error))?,
+        })
     }
 
     /// As data for the report.
@@ -58,8 +89,16 @@ impl Plan {
             clock_overhead_ns: clock.overhead(),
             client_cpu: self.pinning.client,
             other_cpu: self.pinning.other,
+            fifo: self.fifo,
         }
     }
+}
+
+/// See [`Plan::in_place`].
+#[derive(Debug)]
+pub struct InPlace {
+    _pinned: Pinned,
+    _real_time: Option<RealTime>,
 }
 
 /// How a report was measured.
@@ -81,6 +120,8 @@ pub struct Method {
     pub client_cpu: usize,
     /// The CPU of a server "on two CPUs"; without it these rows are missing.
     pub other_cpu: Option<usize>,
+    /// Whether the measuring threads and servers ran under `SCHED_FIFO`.
+    pub fifo: bool,
 }
 
 /// The CPUs of a measurement.

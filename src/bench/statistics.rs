@@ -119,8 +119,9 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_one_or_between_two() {
-        assert_eq!(median(&mut []), 0.0);
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
+        let doubled = |values: &[f64]| (2.0 * median(&mut values.to_vec())).to_string();
+        assert_eq!(doubled(&[]), "0");
+        assert_eq!(doubled(&[3.0, 1.0, 2.0]), "4");
+        assert_eq!(doubled(&[4.0, 1.0, 2.0, 3.0]), "5");
     }
 }
