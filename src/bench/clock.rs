@@ -24,8 +24,13 @@ pub struct Clock {
 impl Clock {
     /// Chooses the clock and measures it, which takes about 20 ms.
     pub fn new() -> Self {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Clock::measured(cfg!(target_arch = "x86_64") && counter_is_even(&info))
+    }
+
+    fn measured(counter: bool) -> Self {
         let mut clock = Clock {
-            counter: counter_is_even(),
+            counter,
             zero: Instant::now(),
             nanoseconds: 1.0,
             overhead: 0.0,
@@ -100,19 +105,12 @@ fn calibrate() -> f64 {
     elapsed.as_secs_f64() * 1e9 / ticks
 }
 
-/// Whether the kernel says that the counter runs evenly, on all CPUs and
-/// through their sleep.
-#[cfg(target_arch = "x86_64")]
-fn counter_is_even() -> bool {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = info.lines().find(|line| line.starts_with("flags"));
+/// Whether the kernel says, in `/proc/cpuinfo`, that the counter runs evenly,
+/// on all CPUs and through their sleep.
+fn counter_is_even(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
     let has = |flag| flags.is_some_and(|flags| flags.split(' ').any(|has| has == flag));
     has("constant_tsc") && has("nonstop_tsc")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn counter_is_even() -> bool {
-    false
 }
 
 /// The time-stamp counter, after all that goes before it.
@@ -137,13 +135,32 @@ fn counter() -> u64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn time_passes_at_the_kernels_pace() {
-        let clock = Clock::new();
+    fn passes_at_the_kernels_pace(clock: &Clock) {
         let (start, first) = (Instant::now(), clock.now());
         while start.elapsed() < CALIBRATION {}
         let nanoseconds = clock.nanoseconds(clock.now() - first);
         // Whatever interrupts this can only make it longer.
         assert!(nanoseconds >= 0.95 * CALIBRATION.as_secs_f64() * 1e9);
+    }
+
+    #[test]
+    fn time_passes_at_the_kernels_pace() {
+        passes_at_the_kernels_pace(&Clock::new());
+    }
+
+    #[test]
+    fn without_an_even_counter_the_kernels_clock_is_read() {
+        let clock = Clock::measured(false);
+        assert_eq!(clock.name(), "CLOCK_MONOTONIC");
+        passes_at_the_kernels_pace(&clock);
+    }
+
+    #[test]
+    fn only_a_counter_that_never_stops_is_even() {
+        let info = |flags| format!("processor\t: 0\nflags\t\t: fpu tsc {flags} sse\n");
+        assert!(counter_is_even(&info("constant_tsc nonstop_tsc")));
+        assert!(!counter_is_even(&info("constant_tsc")));
+        assert!(!counter_is_even(&info("nonstop_tsc_s3 constant_tsc")));
+        assert!(!counter_is_even(""));
     }
 }
