@@ -18,6 +18,7 @@
 //! | [`pci`] | what PCI says: config space, BARs, capabilities |
 //! | [`client`] | the other side: a vfio-user client, for `demo` and `probe` |
 //! | `bench` | what an access costs, hop by hop, each beside its floor (feature `bench`) |
+//! | `debian` | QEMU and what else the bench and the tests run, from Debian's archive (feature `bench`) |
 //!
 //! # A device in one page
 //!
@@ -95,6 +96,8 @@
 #[cfg(feature = "bench")]
 pub mod bench;
 pub mod client;
+#[cfg(feature = "bench")]
+pub mod debian;
 pub mod device;
 pub mod devices;
 pub mod endpoint;

@@ -14,12 +14,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::NamedTempFile;
+use vgpu_stub::debian::{Recipe, Tree};
 
 use super::cache::io_failed;
 use super::cpio::Archive;
-use super::debian::{Recipe, Tree};
 use super::guest::compile;
-use super::{Accelerator, Qemu, RigError};
+use super::{Accelerator, Qemu, RigError, process};
 
 const BUSYBOX: &str = "usr/bin/busybox";
 const LSPCI: &str = "usr/bin/lspci";
@@ -72,7 +72,7 @@ impl Linux {
     }
 
     fn prepare() -> Result<Self, RigError> {
-        let tree = Tree::obtain(&RECIPE)?;
+        let tree = Tree::obtain(&RECIPE, process::NEVER)?;
         let kernel = kernel_in(&tree.path("boot"))?;
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/linux/bar.c");
         let arguments = ["-static", "-O2", "-Wall", "-Wextra", "-Werror"];

@@ -11,35 +11,29 @@
 //! - [`guest`]: bare-metal guests, compiled here.
 //! - [`server`]: the program under test; [`recorder`]: what goes over its socket.
 //! - [`linux`]: Debian's cloud kernel with an initramfs made here.
-//! - [`debian`]: where the packages come from; the host's own packages and
-//!   its apt state are only read.
 //!
-//! Everything that is kept lies under `$XDG_CACHE_HOME/vgpu-stub`
-//! (`~/.cache/vgpu-stub`) and may be deleted at any time.
+//! Where the packages come from and are kept is [`vgpu_stub::debian`].
 #![allow(
     dead_code,
     unused_imports,
     reason = "every test file includes the whole rig and uses its own part of it"
 )]
 
-pub(crate) mod cache;
 pub(crate) mod cpio;
-pub(crate) mod debian;
-mod error;
 pub(crate) mod guest;
 pub(crate) mod linux;
-pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
 pub(crate) mod recorder;
 mod running;
 pub(crate) mod server;
-pub(crate) mod sources;
+mod skip;
 
-pub(crate) use error::{RigError, or_skip};
 pub(crate) use guest::Guest;
 pub(crate) use linux::Linux;
 pub(crate) use qemu::{Accelerator, Machine, Memory, Qemu, kvm_works};
 pub(crate) use recorder::Recorder;
 pub(crate) use running::{Outcome, Running};
 pub(crate) use server::Server;
+pub(crate) use skip::or_skip;
+pub(crate) use vgpu_stub::debian::{Error as RigError, cache, process, sources};

@@ -17,28 +17,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempPath;
+use vgpu_stub::debian::qemu as debian;
 
-use super::debian::{Recipe, Tree};
 use super::running::{Permit, Running};
 use super::{RigError, guest, process};
-
-const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
-
-const RECIPE: Recipe = Recipe {
-    name: "qemu",
-    backports: true,
-    packages: &["qemu-system-x86"],
-    alone: None,
-    programs: &[(PROGRAM, "--version")],
-};
-
-/// vfio-user-pci came with 10.1; 10.1.0 had a regression.
-const OLDEST: Version = (10, 1, 1);
-
-/// The first QEMU that can end together with the process that started it.
-const EXIT_WITH_PARENT: Version = (10, 2, 0);
-
-type Version = (u32, u32, u32);
 
 /// The port of isa-debug-exit.
 pub(crate) const EXIT_PORT: u8 = 0xf4;
@@ -73,37 +55,10 @@ pub(crate) enum Memory {
     Private,
 }
 
-#[derive(Debug)]
-struct Installed {
-    tree: Tree,
-    version: Version,
-}
-
-fn installed() -> Result<&'static Installed, RigError> {
-    static INSTALLED: OnceLock<Result<Installed, RigError>> = OnceLock::new();
-    let result = INSTALLED.get_or_init(|| {
-        let tree = Tree::obtain(&RECIPE)?;
-        let mut ask = tree.command(PROGRAM);
-        let text = process::run(ask.arg("--version"), Duration::from_secs(20), "")?;
-        let version = parse_version(&text)
-            .ok_or_else(|| RigError::failed("cannot read QEMU's version", &text))?;
-        if version < OLDEST {
-            return Err(RigError::missing(
-                format!("QEMU {version:?} is older than {OLDEST:?}"),
-                "the mirror's trixie-backports has no newer one",
-                "use another mirror",
-            ));
-        }
-        Ok(Installed { tree, version })
-    });
+fn installed() -> Result<&'static debian::Qemu, RigError> {
+    static INSTALLED: OnceLock<Result<debian::Qemu, RigError>> = OnceLock::new();
+    let result = INSTALLED.get_or_init(|| debian::Qemu::obtain(process::NEVER));
     result.as_ref().map_err(Clone::clone)
-}
-
-/// Reads `QEMU emulator version 11.1.3 (Debian ...)`.
-pub(crate) fn parse_version(text: &str) -> Option<Version> {
-    let number = text.split_once("version ")?.1.split([' ', '\n']).next()?;
-    let mut parts = number.split('.').map(|part| part.parse().ok());
-    Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
 /// A QEMU to be started: no default devices, no display, no configuration
@@ -111,7 +66,7 @@ pub(crate) fn parse_version(text: &str) -> Option<Version> {
 /// console (both captured as the console), isa-debug-exit and a monitor.
 #[derive(Debug)]
 pub(crate) struct Qemu {
-    installed: &'static Installed,
+    installed: &'static debian::Qemu,
     accelerator: Accelerator,
     machine: Machine,
     memory: Memory,
@@ -136,7 +91,7 @@ impl Qemu {
 
     /// QEMU's version.
     pub(crate) fn version(&self) -> (u32, u32, u32) {
-        self.installed.version
+        self.installed.version()
     }
 
     /// Chooses the machine type; it is `Pc` otherwise.
@@ -214,14 +169,9 @@ impl Qemu {
         };
         let [(monitor, their_monitor), (console, their_console)] =
             sockets().map_err(|error| RigError::failed("cannot make QEMU's sockets", error))?;
-        let tree = &self.installed.tree;
-        let mut command = tree.command(PROGRAM);
+        let mut command = self.installed.command();
         command.args(self.fixed_arguments());
         command.args(&self.arguments);
-        command.env(
-            "QEMU_MODULE_DIR",
-            tree.path("usr/lib/x86_64-linux-gnu/qemu"),
-        );
         command
             .stdin(Stdio::from(OwnedFd::from(their_monitor)))
             .stdout(Stdio::from(OwnedFd::from(their_console)))
@@ -235,25 +185,19 @@ impl Qemu {
     /// Writes a program that is this QEMU and nothing more, for command lines
     /// that name it.
     pub(crate) fn launcher(&self, path: &Path) -> Result<(), RigError> {
-        let command = self.installed.tree.command(PROGRAM);
+        let command = self.installed.command();
         let words = iter::once(command.get_program()).chain(command.get_args());
         let mut script = "#!/bin/sh\nexec".to_owned();
-        for word in words.map(OsStr::to_owned).chain(self.data_arguments()) {
+        for word in words
+            .map(OsStr::to_owned)
+            .chain(self.installed.data_arguments())
+        {
             script.extend([" '", &word.to_string_lossy(), "'"]);
         }
         script += " \"$@\"\n";
         fs::write(path, script)
             .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
             .map_err(|error| RigError::failed("cannot write a launcher", error))
-    }
-
-    fn data_arguments(&self) -> Vec<OsString> {
-        let mut arguments = Vec::new();
-        for data in ["qemu", "seabios"] {
-            let directory = self.installed.tree.path("usr/share").join(data);
-            arguments.extend([OsStr::new("-L").to_owned(), directory.into()]);
-        }
-        arguments
     }
 
     fn fixed_arguments(&self) -> Vec<OsString> {
@@ -281,10 +225,10 @@ impl Qemu {
         ]
         .join(" ");
         let mut arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        if self.installed.version >= EXIT_WITH_PARENT {
+        if self.installed.version() >= debian::EXIT_WITH_PARENT {
             arguments.extend(["-run-with", "exit-with-parent=on"].map(OsString::from));
         }
-        arguments.extend(self.data_arguments());
+        arguments.extend(self.installed.data_arguments());
         arguments
     }
 }

@@ -10,25 +10,29 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::RigError;
+use super::Error;
 
 /// A child process that does not outlive its handle.
 #[derive(Debug)]
-pub(crate) struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
     /// Takes over a child; it is killed and reaped on drop.
-    pub(crate) fn new(child: Child) -> Self {
+    pub fn new(child: Child) -> Self {
         Self(child)
     }
 
     /// The process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.0.id()
     }
 
     /// Waits for the end of the process, at most until `deadline`.
-    pub(crate) fn wait(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not let us wait.
+    pub fn wait(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
         if let Some(status) = self.0.try_wait()? {
             return Ok(Some(status));
         }
@@ -46,8 +50,26 @@ impl Process {
         }
     }
 
+    /// As [`wait`](Self::wait), but only until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn wait_unless(
+        &mut self,
+        stop: Stop<'_>,
+        deadline: Instant,
+    ) -> io::Result<Option<ExitStatus>> {
+        loop {
+            let status = self.wait(deadline.min(Instant::now() + TICK))?;
+            if status.is_some() || stop() || Instant::now() >= deadline {
+                return Ok(status);
+            }
+        }
+    }
+
     /// Kills the process and reaps it.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // Both fail only for a child that is already reaped.
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -61,7 +83,7 @@ impl Drop for Process {
 }
 
 /// Reads `stream` to its end in a thread of its own and sends its lines.
-pub(crate) fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+pub fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut stream = BufReader::new(stream);
@@ -81,14 +103,37 @@ pub(crate) fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
+/// Whether to give up: asked ten times a second.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// For those who do not give up.
+pub const NEVER: Stop<'static> = &|| false;
+
+/// How often [`Stop`] is asked.
+const TICK: Duration = Duration::from_millis(100);
+
 /// Runs a helper program to its end and returns its standard output.
 ///
 /// A program that is absent is reported as missing, with `remedy`.
-pub(crate) fn run(
+///
+/// # Errors
+///
+/// See there; or if it fails or takes longer than `limit`.
+pub fn run(command: &mut Command, limit: Duration, remedy: &str) -> Result<String, Error> {
+    run_unless(NEVER, command, limit, remedy)
+}
+
+/// As [`run`], but kills the program when told to stop.
+///
+/// # Errors
+///
+/// As [`run`]'s, or if told to stop.
+pub fn run_unless(
+    stop: Stop<'_>,
     command: &mut Command,
     limit: Duration,
     remedy: &str,
-) -> Result<String, RigError> {
+) -> Result<String, Error> {
     let name = described(command);
     command
         .env("LC_ALL", "C")
@@ -97,23 +142,24 @@ pub(crate) fn run(
         .stderr(Stdio::piped());
     let mut child = command
         .spawn()
-        .map_err(|error| RigError::missing(format!("cannot run {name}"), error, remedy))?;
+        .map_err(|error| Error::missing(format!("cannot run {name}"), error, remedy))?;
     let output = child.stdout.take().map(lines_of);
     let errors = child.stderr.take().map(lines_of);
     let status = Process::new(child)
-        .wait(Instant::now() + limit)
-        .map_err(|error| RigError::failed(format!("cannot wait for {name}"), error))?;
+        .wait_unless(stop, Instant::now() + limit)
+        .map_err(|error| Error::failed(format!("cannot wait for {name}"), error))?;
     let joined = |lines: Option<Receiver<String>>| -> String {
         let lines: Vec<String> = lines.into_iter().flatten().collect();
         lines.join("\n")
     };
     match status {
         Some(status) if status.success() => Ok(joined(output)),
-        Some(status) => Err(RigError::failed(
+        Some(status) => Err(Error::failed(
             format!("{name} ended with {status}"),
             joined(errors),
         )),
-        None => Err(RigError::failed(name, format!("not done after {limit:?}"))),
+        None if stop() => Err(Error::failed(name, "interrupted")),
+        None => Err(Error::failed(name, format!("not done after {limit:?}"))),
     }
 }
 

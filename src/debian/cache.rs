@@ -1,4 +1,4 @@
-//! What the rig keeps between runs: directories that are whole or absent.
+//! What is kept between runs: directories that are whole or absent.
 //!
 //! A kept directory is made under another name, gets its stamp file as the
 //! last thing, and is renamed into place. The stamp holds the recipe in full,
@@ -14,19 +14,23 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::RigError;
+use super::Error;
 
 const STAMP: &str = "stamp";
 
-/// The rig's cache directory, made if it is not there.
-pub(crate) fn directory() -> Result<PathBuf, RigError> {
+/// The cache directory, made if it is not there.
+///
+/// # Errors
+///
+/// Missing if there is no place for it.
+pub fn directory() -> Result<PathBuf, Error> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         // The XDG base directory specification: a relative path is ignored.
         .filter(|path| path.is_absolute())
         .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
     let Some(base) = base else {
-        return Err(RigError::missing(
+        return Err(Error::missing(
             "no cache directory",
             "neither XDG_CACHE_HOME nor HOME is set",
             "set XDG_CACHE_HOME to a directory with 600 MB of space",
@@ -34,7 +38,7 @@ pub(crate) fn directory() -> Result<PathBuf, RigError> {
     };
     let path = base.join("vgpu-stub");
     fs::create_dir_all(&path).map_err(|error| {
-        RigError::missing(
+        Error::missing(
             format!("cannot make the cache directory {}", path.display()),
             error,
             "set XDG_CACHE_HOME to a directory that can be written",
@@ -44,24 +48,26 @@ pub(crate) fn directory() -> Result<PathBuf, RigError> {
 }
 
 /// A short name for `parts`.
-pub(crate) fn key(parts: impl Hash) -> String {
+pub fn key(parts: impl Hash) -> String {
     let mut hasher = DefaultHasher::new();
     parts.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
 /// An I/O error with the path it concerns.
-pub(crate) fn io_failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> RigError {
+pub fn io_failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let what = format!("{what} {}", path.display());
-    move |error| RigError::failed(what, error)
+    move |error| Error::failed(what, error)
 }
 
 /// A lock file, held until drop.
 #[derive(Debug)]
-pub(crate) struct Lock(File);
+pub struct Lock {
+    _file: File,
+}
 
 impl Lock {
-    fn open(path: &Path) -> Result<File, RigError> {
+    fn open(path: &Path) -> Result<File, Error> {
         OpenOptions::new()
             .create(true)
             .append(true)
@@ -69,11 +75,11 @@ impl Lock {
             .map_err(io_failed("cannot open the lock file", path))
     }
 
-    fn take(path: &Path, operation: FlockOperation) -> Result<Option<Self>, RigError> {
+    fn take(path: &Path, operation: FlockOperation) -> Result<Option<Self>, Error> {
         let file = Self::open(path)?;
         loop {
             match flock(&file, operation) {
-                Ok(()) => return Ok(Some(Self(file))),
+                Ok(()) => return Ok(Some(Self { _file: file })),
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(io_failed("cannot lock", path)(error.into())),
@@ -82,26 +88,35 @@ impl Lock {
     }
 
     /// Waits until nobody else holds the lock.
-    pub(crate) fn alone(path: &Path) -> Result<Self, RigError> {
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened or locked.
+    pub fn alone(path: &Path) -> Result<Self, Error> {
         match Self::take(path, FlockOperation::LockExclusive)? {
             Some(lock) => Ok(lock),
-            None => Err(RigError::failed("cannot lock", path.display())),
+            None => Err(Error::failed("cannot lock", path.display())),
         }
     }
 }
 
+/// Whether this path holds what was made of this recipe, of whatever age.
+pub fn is_kept(path: &Path, recipe: &str) -> bool {
+    fs::read_to_string(path.join(STAMP)).is_ok_and(|text| text == recipe)
+}
+
 /// Something that is made once and kept.
-pub(crate) struct Kept<'a> {
+pub struct Kept<'a> {
     /// Where it lies.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// All that it is made of, in full.
-    pub(crate) recipe: &'a str,
+    pub recipe: &'a str,
     /// Made anew when older than this.
-    pub(crate) lifetime: Option<Duration>,
+    pub lifetime: Option<Duration>,
     /// Whether what lies at the path works.
-    pub(crate) check: &'a dyn Fn(&Path) -> Result<(), RigError>,
+    pub check: &'a dyn Fn(&Path) -> Result<(), Error>,
     /// Makes it in the empty directory given.
-    pub(crate) make: &'a dyn Fn(&Path) -> Result<(), RigError>,
+    pub make: &'a dyn Fn(&Path) -> Result<(), Error>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +128,11 @@ enum State {
 
 impl Kept<'_> {
     /// Makes the directory if needed; nobody replaces it while the lock lives.
-    pub(crate) fn obtain(&self) -> Result<Lock, RigError> {
+    ///
+    /// # Errors
+    ///
+    /// What `make` or `check` returns, or if the cache cannot be written.
+    pub fn obtain(&self) -> Result<Lock, Error> {
         let lock_path = self.path.with_extension("lock");
         let mut old_will_do = false;
         loop {
@@ -129,7 +148,7 @@ impl Kept<'_> {
     }
 
     /// Returns whether an old one will have to do.
-    fn remake(&self, lock_path: &Path) -> Result<bool, RigError> {
+    fn remake(&self, lock_path: &Path) -> Result<bool, Error> {
         let operation = match self.state() {
             State::Good => return Ok(false),
             State::Absent => FlockOperation::LockExclusive,
@@ -146,7 +165,7 @@ impl Kept<'_> {
         match self.replace() {
             Ok(()) => Ok(false),
             Err(error) if state == State::Old => {
-                eprintln!("rig: {error}; using what {} holds", self.path.display());
+                log::warn!("{error}; using what {} holds", self.path.display());
                 Ok(true)
             }
             Err(error) => Err(error),
@@ -155,9 +174,7 @@ impl Kept<'_> {
 
     fn state(&self) -> State {
         let stamp = self.path.join(STAMP);
-        if fs::read_to_string(&stamp).is_ok_and(|text| text == self.recipe)
-            && (self.check)(&self.path).is_ok()
-        {
+        if is_kept(&self.path, self.recipe) && (self.check)(&self.path).is_ok() {
             let made = fs::metadata(&stamp).and_then(|stamp| stamp.modified());
             // A stamp from the future counts as new.
             let age = made.map(|made| SystemTime::now().duration_since(made).unwrap_or_default());
@@ -170,7 +187,7 @@ impl Kept<'_> {
         }
     }
 
-    fn replace(&self) -> Result<(), RigError> {
+    fn replace(&self) -> Result<(), Error> {
         let new = self.path.with_extension("new");
         remove(&new)?;
         fs::create_dir_all(&new).map_err(io_failed("cannot make", &new))?;
@@ -184,7 +201,7 @@ impl Kept<'_> {
 }
 
 /// Removes a directory that may be absent.
-fn remove(path: &Path) -> Result<(), RigError> {
+fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(io_failed("cannot remove", path)(error))

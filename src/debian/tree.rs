@@ -13,60 +13,69 @@ use std::time::Duration;
 use std::{iter, thread};
 
 use super::cache::{self, Kept, Lock, io_failed};
-use super::{RigError, process, sources};
+use super::process::{self, Stop};
+use super::{Error, sources};
 
-/// Increase when trees made by an earlier rig are of no use.
+/// Increase when trees made by an earlier version are of no use.
 const VERSION: u32 = 1;
 const SUITE: &str = "trixie";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
-const APT_REMEDY: &str = "install apt and dpkg, or run the tests on Debian";
+const APT_REMEDY: &str = "install apt and dpkg, or use Debian";
 
 /// What a tree is made of.
 #[derive(Debug)]
-pub(crate) struct Recipe {
+pub struct Recipe {
     /// The tree's name in the cache.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Whether packages come from the suite's backports where they can.
-    pub(crate) backports: bool,
+    pub backports: bool,
     /// Packages unpacked with all that they depend on.
-    pub(crate) packages: &'static [&'static str],
+    pub packages: &'static [&'static str],
     /// An empty package of which only the dependency with this prefix is
     /// unpacked, alone.
-    pub(crate) alone: Option<(&'static str, &'static str)>,
+    pub alone: Option<(&'static str, &'static str)>,
     /// Programs that must start; the argument makes them end at once.
-    pub(crate) programs: &'static [(&'static str, &'static str)],
+    pub programs: &'static [(&'static str, &'static str)],
 }
 
 /// An unpacked tree; it is not replaced while this lives.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub struct Tree {
     root: PathBuf,
     _lock: Lock,
 }
 
 impl Tree {
-    /// Finds the tree in the cache or makes it.
-    pub(crate) fn obtain(recipe: &Recipe) -> Result<Self, RigError> {
+    /// Whether it is in the cache, of whatever age.
+    pub fn is_kept(recipe: &Recipe) -> bool {
+        let place = recipe.place();
+        place.is_ok_and(|(_, made_of, path)| cache::is_kept(&path, &made_of))
+    }
+
+    /// Finds the tree in the cache or makes it, unless told to stop.
+    ///
+    /// # Errors
+    ///
+    /// Missing if this machine, its programs or its network do not allow it.
+    pub fn obtain(recipe: &Recipe, stop: Stop<'_>) -> Result<Self, Error> {
         if !cfg!(target_arch = "x86_64") {
-            return Err(RigError::missing(
+            return Err(Error::missing(
                 "cannot run Debian's amd64 packages",
                 format!("this machine is {}", std::env::consts::ARCH),
-                "run the tests on x86_64",
+                "use an x86_64 machine",
             ));
         }
-        let home = cache::directory()?.join("debian");
+        let (home, made_of, path) = recipe.place()?;
         fs::create_dir_all(&home).map_err(io_failed("cannot make", &home))?;
-        let made_of = format!("{VERSION} {SUITE} {recipe:?}");
-        let path = home.join(format!("{}-{}", recipe.name, cache::key(&made_of)));
         let lock = Kept {
             path: path.clone(),
             recipe: &made_of,
             lifetime: Some(LIFETIME),
             check: &|root| recipe.check(root),
-            make: &|root| recipe.make(&home, root),
+            make: &|root| recipe.make(&home, root, stop),
         }
         .obtain()?;
         Ok(Self {
@@ -76,17 +85,21 @@ impl Tree {
     }
 
     /// A path inside the tree.
-    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+    pub fn path(&self, inside: &str) -> PathBuf {
         self.root.join(inside)
     }
 
     /// A command that starts a program of the tree.
-    pub(crate) fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         command(&self.root, program)
     }
 
     /// The libraries that a program of the tree loads.
-    pub(crate) fn libraries(&self, program: &str) -> Result<Vec<PathBuf>, RigError> {
+    ///
+    /// # Errors
+    ///
+    /// If its loader fails.
+    pub fn libraries(&self, program: &str) -> Result<Vec<PathBuf>, Error> {
         let mut list = loader(&self.root);
         list.arg("--list").arg(self.root.join(program));
         let text = process::run(&mut list, UNPACK_LIMIT, APT_REMEDY)?;
@@ -112,7 +125,15 @@ fn command(root: &Path, program: &str) -> Command {
 }
 
 impl Recipe {
-    fn check(&self, root: &Path) -> Result<(), RigError> {
+    /// All trees' directory, what this one is made of, and where it is kept.
+    fn place(&self) -> Result<(PathBuf, String, PathBuf), Error> {
+        let home = cache::directory()?.join("debian");
+        let made_of = format!("{VERSION} {SUITE} {self:?}");
+        let path = home.join(format!("{}-{}", self.name, cache::key(&made_of)));
+        Ok((home, made_of, path))
+    }
+
+    fn check(&self, root: &Path) -> Result<(), Error> {
         for (program, argument) in self.programs {
             process::run(
                 command(root, program).arg(argument),
@@ -124,24 +145,24 @@ impl Recipe {
     }
 
     /// Downloads and unpacks into `root`; `home` holds apt's state.
-    fn make(&self, home: &Path, root: &Path) -> Result<(), RigError> {
+    fn make(&self, home: &Path, root: &Path, stop: Stop<'_>) -> Result<(), Error> {
         let archives = root.join("archives");
         let apt = Apt::new(&home.join("apt"), &archives)?;
-        apt.update()?;
+        apt.update(stop)?;
         let mut install = apt.command("apt-get");
         install.args(["install", "--yes", "--download-only"]);
         install.arg("--no-install-recommends");
         if self.backports {
             install.args(["--target-release", &format!("{SUITE}-backports")]);
         }
-        download(install.args(self.packages))?;
+        download(install.args(self.packages), stop)?;
         if let Some((package, prefix)) = self.alone {
             let real = apt.dependency(package, prefix)?;
             let mut get = apt.command("apt-get");
-            download(get.args(["download", &real]).current_dir(&archives))?;
+            download(get.args(["download", &real]).current_dir(&archives), stop)?;
         }
         drop(apt);
-        unpack(&archives, root)?;
+        unpack(&archives, root, stop)?;
         fs::remove_dir_all(&archives).map_err(io_failed("cannot remove", &archives))
     }
 }
@@ -153,9 +174,9 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(home: &Path, archives: &Path) -> Result<Self, RigError> {
+    fn new(home: &Path, archives: &Path) -> Result<Self, Error> {
         if !Path::new(KEYRING).exists() {
-            return Err(RigError::missing(
+            return Err(Error::missing(
                 "cannot check Debian's signatures",
                 format!("{KEYRING} is absent"),
                 "install the package debian-archive-keyring",
@@ -180,7 +201,7 @@ impl Apt {
         Ok(apt)
     }
 
-    fn write(&self, inside: &str, text: &str) -> Result<(), RigError> {
+    fn write(&self, inside: &str, text: &str) -> Result<(), Error> {
         let path = self.home.join(inside);
         fs::write(&path, text).map_err(io_failed("cannot write", &path))
     }
@@ -193,7 +214,7 @@ impl Apt {
     }
 
     /// Fetches the package lists, from the first mirror that has them.
-    fn update(&self) -> Result<(), RigError> {
+    fn update(&self, stop: Stop<'_>) -> Result<(), Error> {
         let mut result = Ok(());
         for mirror in sources::mirrors() {
             let list = [SUITE, &format!("{SUITE}-backports")]
@@ -202,8 +223,8 @@ impl Apt {
             self.write("etc/sources.list", &list)?;
             // Without --error-on a mirror that is gone is only a warning.
             let mut update = self.command("apt-get");
-            result = download(update.args(["update", "--error-on=any"]));
-            if result.is_ok() {
+            result = download(update.args(["update", "--error-on=any"]), stop);
+            if result.is_ok() || stop() {
                 break;
             }
         }
@@ -211,7 +232,7 @@ impl Apt {
     }
 
     /// The package behind an empty one, whatever its version is today.
-    fn dependency(&self, package: &str, prefix: &str) -> Result<String, RigError> {
+    fn dependency(&self, package: &str, prefix: &str) -> Result<String, Error> {
         let mut depends = self.command("apt-cache");
         depends.args(["depends", "--important", package]);
         process::run(&mut depends, UNPACK_LIMIT, APT_REMEDY)?
@@ -219,7 +240,7 @@ impl Apt {
             .filter_map(|line| line.trim().strip_prefix("Depends: "))
             .find(|name| name.starts_with(prefix))
             .map(str::to_owned)
-            .ok_or_else(|| RigError::failed(package, format!("depends on no {prefix}*")))
+            .ok_or_else(|| Error::failed(package, format!("depends on no {prefix}*")))
     }
 }
 
@@ -262,10 +283,10 @@ fn configuration(home: &Path, archives: &Path) -> String {
 }
 
 /// Runs something that needs the network: its failure is an absence.
-fn download(command: &mut Command) -> Result<(), RigError> {
-    match process::run(command, DOWNLOAD_LIMIT, APT_REMEDY) {
+fn download(command: &mut Command, stop: Stop<'_>) -> Result<(), Error> {
+    match process::run_unless(stop, command, DOWNLOAD_LIMIT, APT_REMEDY) {
         Ok(_) => Ok(()),
-        Err(RigError::Failed { what, why }) => Err(RigError::missing(
+        Err(Error::Failed { what, why }) => Err(Error::missing(
             format!("cannot get Debian's packages: {what}"),
             why,
             "check that this machine reaches a Debian mirror",
@@ -275,7 +296,7 @@ fn download(command: &mut Command) -> Result<(), RigError> {
 }
 
 /// Unpacks all archives, on two threads: most of it is decompression.
-fn unpack(archives: &Path, root: &Path) -> Result<(), RigError> {
+fn unpack(archives: &Path, root: &Path, stop: Stop<'_>) -> Result<(), Error> {
     let packages: Vec<PathBuf> = fs::read_dir(archives)
         .map_err(io_failed("cannot read", archives))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -288,7 +309,7 @@ fn unpack(archives: &Path, root: &Path) -> Result<(), RigError> {
         while let Some(package) = next() {
             let mut dpkg = Command::new("dpkg");
             dpkg.arg("-x").arg(&package).arg(root);
-            process::run(&mut dpkg, UNPACK_LIMIT, APT_REMEDY)?;
+            process::run_unless(stop, &mut dpkg, UNPACK_LIMIT, APT_REMEDY)?;
         }
         Ok(())
     };
@@ -297,7 +318,7 @@ fn unpack(archives: &Path, root: &Path) -> Result<(), RigError> {
         let own = work();
         other
             .join()
-            .unwrap_or_else(|_| Err(RigError::failed("unpacking", "the thread panicked")))
+            .unwrap_or_else(|_| Err(Error::failed("unpacking", "the thread panicked")))
             .and(own)
     })
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const DEFAULT: &str = "http://deb.debian.org/debian";
 
 /// Mirrors to try, best first.
-pub(crate) fn mirrors() -> Vec<String> {
+pub fn mirrors() -> Vec<String> {
     let host = files(Path::new("/etc/apt"))
         .into_iter()
         .filter_map(|file| fs::read_to_string(file).ok())
@@ -39,7 +39,7 @@ fn files(etc: &Path) -> Vec<PathBuf> {
 ///
 /// Only an address whose path is exactly `/debian` will have all suites;
 /// dated snapshots and the security archive do not.
-pub(crate) fn mirror_in(text: &str) -> Option<String> {
+pub fn mirror_in(text: &str) -> Option<String> {
     text.lines()
         .map(str::trim)
         .filter(|line| line.starts_with("deb ") || line.to_lowercase().starts_with("uris:"))
