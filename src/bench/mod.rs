@@ -16,6 +16,7 @@
 //! | `tally` | samples of a row become histograms and medians |
 //! | `report` | the result as data, with its [`statistics`](Spread) |
 //! | `machine` | what it was measured on |
+//! | [`output`] | the report for people and for other programs |
 //! | `dispatch` | rung 1: the endpoint in process |
 
 mod clock;
@@ -23,6 +24,7 @@ mod dispatch;
 mod ladder;
 mod machine;
 mod measure;
+pub mod output;
 mod plan;
 mod report;
 mod scheduling;
