@@ -13,6 +13,7 @@
 
 mod csv;
 mod hlog;
+mod html;
 mod table;
 mod words;
 
@@ -21,6 +22,7 @@ pub(super) mod sample;
 
 pub use csv::csv;
 pub use hlog::{hlog, percentiles};
+pub use html::html;
 pub use table::{Table, markdown};
 
 #[cfg(doc)]

@@ -132,7 +132,7 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         Some(other) => format!("client on CPU {}, other side on {other}", method.client_cpu),
         None => format!("client on CPU {}, there is no other", method.client_cpu),
     };
-    let overhead = short_time(method.clock_overhead_ns);
+    let (overhead, unit) = time(method.clock_overhead_ns);
     let facts = vec![
         ("CPU", format!("{} ({} usable)", machine.cpu, machine.cpus)),
         ("kernel", machine.kernel.clone()),
@@ -149,7 +149,7 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         (
             "clock",
             format!(
-                "{}; a reading adds {overhead} to a sample; kernel's: {}",
+                "{}; a reading adds {overhead} {unit} to a sample; kernel's: {}",
                 method.clock, machine.clocksource
             ),
         ),
