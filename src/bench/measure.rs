@@ -161,20 +161,30 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Doubles the samples of a slice until they take the goal time; in later
-    /// runs once is enough to be warm.
+    /// Doubles the samples of a slice until they take the goal time, twice in
+    /// a row: once may be an interruption. In later runs one slice is enough
+    /// to be warm.
     fn warm_up(&self, subject: &mut dyn Subject, column: &mut Column, ticks: &mut [u64]) {
+        let mut reached = false;
         loop {
             let before = Instant::now();
             let taken = subject.sample(&self.clock, &mut ticks[..column.samples]);
             if let Err(trouble) = taken {
                 return self.ended_early(column, &trouble);
             }
-            let enough = before.elapsed() >= self.plan.slice || 2 * column.samples > MOST;
-            if column.sized || enough || self.plan.interrupt.raised() {
+            if column.sized || self.plan.interrupt.raised() {
                 break;
             }
-            column.samples *= 2;
+            let again = std::mem::replace(&mut reached, before.elapsed() >= self.plan.slice);
+            if reached && again {
+                break;
+            }
+            if !reached {
+                if 2 * column.samples > MOST {
+                    break;
+                }
+                column.samples *= 2;
+            }
         }
         column.sized = true;
     }

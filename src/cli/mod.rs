@@ -1,6 +1,10 @@
 //! The command line: flags become a checked configuration once, then a
 //! command of its own file runs.
 
+#[cfg(feature = "bench")]
+mod bench;
+#[cfg(feature = "bench")]
+mod bench_output;
 mod capabilities;
 mod demo;
 mod demo_checks;
@@ -10,6 +14,8 @@ mod inherited;
 mod looks;
 mod probe;
 mod probe_findings;
+#[cfg(feature = "bench")]
+mod progress;
 mod qemu_args;
 mod screen;
 mod serve;
@@ -56,6 +62,8 @@ enum Command {
     Demo(demo::Args),
     Probe(probe::Args),
     QemuArgs(qemu_args::Args),
+    #[cfg(feature = "bench")]
+    Bench(bench::Args),
     Generate(generate::Args),
 }
 
@@ -93,6 +101,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Probe(args)) => probe::run(&args),
         Some(Command::QemuArgs(args)) => qemu_args::run(&args),
+        #[cfg(feature = "bench")]
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Generate(args)) => generate::run(&args),
         // `arg_required_else_help` leaves only the global options.
         None => Err(Failure::usage("no command given; see vgpu-stub --help")),

@@ -1,0 +1,154 @@
+//! `vgpu-stub bench`: what a trapped access costs, hop by hop.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use vgpu_stub::bench::{
+    Bench, FORMAT, Interrupt, Ladder, Machine, Pinning, Plan, Report, Section, USUAL_RUNGS,
+};
+
+use super::bench_output::Output;
+use super::failure::Failure;
+use super::progress::Line;
+
+/// Measure what a trapped access costs, hop by hop.
+///
+/// Climbs a ladder: (1) endpoint and register, in process; (2) our server over
+/// a socket; (3) any other server, with --socket-path; (4) a VM of our own;
+/// (5) QEMU. Rows are taken interleaved with their floor, so that their ratios
+/// mean something on a busy machine. Ctrl-C keeps what is measured.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Take less than a minute.
+    #[arg(long)]
+    quick: bool,
+
+    /// Measure these rungs only, 1 to 5; 3 needs --socket-path.
+    #[arg(long, value_name = "N[,N...]", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+    rungs: Vec<u8>,
+
+    /// Measure the vfio-user server that listens here as well. Its BAR is
+    /// read, and what was read is written back.
+    #[arg(short, long, value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+
+    /// Use this QEMU, instead of one that is found or fetched from Debian.
+    #[arg(long, value_name = "PATH")]
+    qemu: Option<PathBuf>,
+
+    /// Run on these CPUs: the client's, and the server's where it has its own.
+    #[arg(long, value_name = "A[,B]", value_parser = parse_cpus)]
+    cpus: Option<Pinning>,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let ladder = ladder(args)?;
+    let output = args.output.prepare()?;
+    let report = measure(args.quick, args.cpus, |bench| ladder.measure(bench))?;
+    output.write(&report)?;
+    if let Some(path) = &args.socket_path
+        && !report.interrupted
+    {
+        return other_was_measured(&report, path);
+    }
+    Ok(())
+}
+
+/// Measures as was asked for, until it is done or interrupted.
+pub(super) fn measure(
+    quick: bool,
+    cpus: Option<Pinning>,
+    climb: impl FnOnce(&Bench<'_>) -> Vec<Section>,
+) -> Result<Report, Failure> {
+    let pinning = match cpus {
+        Some(pinning) => pinning,
+        None => Pinning::choose().map_err(Failure::failed)?,
+    };
+    let plan = if quick {
+        Plan::quick(pinning)
+    } else {
+        Plan::thorough(pinning)
+    };
+    stop_on_signals(&plan.interrupt)?;
+    let progress = Line::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let machine = Machine::look();
+    let bench = Bench::new(plan, &progress);
+    let sections = climb(&bench);
+    progress.clear();
+    Ok(Report {
+        format: FORMAT,
+        started: now.map_or(0, |now| now.as_secs()),
+        interrupted: bench.plan.interrupt.raised(),
+        machine,
+        method: bench.plan.method(quick, &bench.clock),
+        sections,
+    })
+}
+
+/// The first SIGINT or SIGTERM ends the measurement, the second the program.
+fn stop_on_signals(interrupt: &Interrupt) -> Result<(), Failure> {
+    for signal in [SIGINT, SIGTERM] {
+        let status = 128 + signal;
+        flag::register_conditional_shutdown(signal, status, interrupt.flag())
+            .and_then(|_| flag::register(signal, interrupt.flag()))
+            .map_err(|error| Failure::failed(format!("cannot handle signals: {error}")))?;
+    }
+    Ok(())
+}
+
+fn ladder(args: &Args) -> Result<Ladder, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
+    let mut rungs = args.rungs.clone();
+    if rungs.contains(&3) && args.socket_path.is_none() {
+        return Err(Failure::usage(
+            "rung 3 is another server: say --socket-path",
+        ));
+    }
+    if rungs.is_empty() {
+        rungs.extend(USUAL_RUNGS);
+    }
+    if args.socket_path.is_some() {
+        rungs.push(3);
+    }
+    Ok(Ladder {
+        rungs,
+        program,
+        socket_path: args.socket_path.clone(),
+        qemu: args.qemu.clone(),
+    })
+}
+
+/// Who names a server wants it measured.
+fn other_was_measured(report: &Report, path: &std::path::Path) -> Result<(), Failure> {
+    let mut others = report.sections.iter().filter(|section| section.rung == 3);
+    match others.find_map(|section| section.gaps.first()) {
+        Some(gap) => Err(Failure::peer(format!(
+            "{}: {}: {}",
+            path.display(),
+            gap.what,
+            gap.why
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<Pinning, String> {
+    let mut cpus = text.split(',').map(|cpu| {
+        cpu.parse::<usize>()
+            .map_err(|_| format!("'{cpu}' is not the number of a CPU"))
+    });
+    let client = cpus.next().ok_or("no CPU")??;
+    let other = cpus.next().transpose()?;
+    if cpus.next().is_some() || other == Some(client) {
+        return Err("use one CPU, or two different ones".to_owned());
+    }
+    Ok(Pinning { client, other })
+}
