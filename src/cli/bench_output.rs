@@ -23,8 +23,8 @@ pub(super) struct Output {
 
     /// Write report.html, report.json, report.csv, latency.hlog and
     /// percentiles/ into this directory.
-    #[arg(short, long, value_name = "DIR", default_value = "vgpu-stub-bench")]
-    output: PathBuf,
+    #[arg(short, long = "output", value_name = "DIR", default_value = "vgpu-stub-bench")]
+    directory: PathBuf,
 }
 
 /// A directory that can be written to.
@@ -33,7 +33,7 @@ pub(super) struct Prepared<'a>(&'a Output);
 impl Output {
     /// Makes the directory, before anything is measured in vain.
     pub(super) fn prepare(&self) -> Result<Prepared<'_>, Failure> {
-        let directory = self.output.join("percentiles");
+        let directory = self.directory.join("percentiles");
         fs::create_dir_all(&directory)
             .and_then(|()| NamedTempFile::new_in(&directory))
             .map(|_| Prepared(self))
@@ -43,7 +43,7 @@ impl Output {
     fn failed(&self, error: &std::io::Error) -> Failure {
         Failure::failed(format!(
             "cannot write into {}: {error}; choose another directory with --output",
-            self.output.display()
+            self.directory.display()
         ))
     }
 }
@@ -63,20 +63,20 @@ impl Prepared<'_> {
         } else {
             let mut screen = Screen::new();
             screen.line(Table::new(report, WIDTH));
-            let html = output.output.join("report.html");
+            let html = output.directory.join("report.html");
             screen.line(format_args!("Plots and all figures: {}", html.display()));
         }
         if report.interrupted {
             return Err(Failure::failed(format!(
                 "interrupted; what was measured until then is in {}",
-                output.output.display()
+                output.directory.display()
             )));
         }
         Ok(())
     }
 
     fn files(&self, report: &Report, json: &str, rows: &str) -> std::io::Result<()> {
-        let directory = &self.0.output;
+        let directory = &self.0.directory;
         replace(&directory.join("report.json"), json)?;
         replace(&directory.join("report.csv"), rows)?;
         replace(&directory.join("report.html"), &html(report))?;

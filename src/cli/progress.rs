@@ -27,23 +27,23 @@ impl Line {
     /// Takes the line away.
     pub(super) fn clear(&self) {
         if self.written.take() {
-            self.write("");
+            overwrite("");
         }
     }
+}
 
-    /// From the line's beginning, over what stood there.
-    fn write(&self, text: &str) {
-        let mut stderr = io::stderr().lock();
-        // Nobody misses it if it cannot be written.
-        let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
-    }
+/// From the line's beginning, over what stood there.
+fn overwrite(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // Nobody misses it if it cannot be written.
+    let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
 }
 
 impl Progress for Line {
     fn step(&self, what: &str, done: u32, all: u32) {
         if self.terminal {
             self.written.set(true);
-            self.write(&fit(&format!("run {done} of {all}: {what}"), WIDTH));
+            overwrite(&fit(&format!("run {done} of {all}: {what}"), WIDTH));
         }
     }
 }
