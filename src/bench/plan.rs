@@ -171,6 +171,11 @@ impl Pinned {
     /// If the kernel refuses.
     pub fn to(cpu: usize) -> Result<Self, Trouble> {
         let before = allowed()?;
+        if cpu >= CpuSet::MAX_CPU || !before.is_set(cpu) {
+            return Err(Trouble(format!(
+                "this process may not run on CPU {cpu}; choose another with --cpus"
+            )));
+        }
         let mut only = CpuSet::new();
         only.set(cpu);
         sched_setaffinity(None, &only)

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use vgpu_stub::bench::{
-    Bench, FORMAT, Interrupt, Ladder, Machine, Pinning, Plan, Report, Section, USUAL_RUNGS,
+    Bench, FORMAT, Interrupt, Ladder, Machine, Pinned, Pinning, Plan, Report, Section, USUAL_RUNGS,
 };
 
 use super::bench_output::Output;
@@ -75,6 +75,10 @@ pub(super) fn measure(
     } else {
         Plan::thorough(pinning)
     };
+    // What cannot be measured on at all is told at once.
+    for cpu in [Some(pinning.client), pinning.other].into_iter().flatten() {
+        Pinned::to(cpu).map_err(Failure::failed)?;
+    }
     stop_on_signals(&plan.interrupt)?;
     let progress = Line::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
