@@ -17,6 +17,7 @@
 //! | `report` | the result as data, with its [`statistics`](Spread) |
 //! | `machine` | what it was measured on |
 //! | [`output`] | the report for people and for other programs |
+//! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
 
 mod clock;
@@ -25,6 +26,7 @@ mod ladder;
 mod machine;
 mod measure;
 pub mod output;
+mod peer;
 mod plan;
 mod report;
 mod scheduling;
@@ -37,6 +39,7 @@ pub use dispatch::dispatch;
 pub use ladder::{Ladder, USUAL_RUNGS};
 pub use machine::Machine;
 pub use measure::{Bench, Candidate, Progress, Quiet};
+pub use peer::{Peer, PeerKind, PeerOptions, Stamps, serve_peer};
 pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
 pub use statistics::{Spread, median, t_quantile};

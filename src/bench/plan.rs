@@ -1,7 +1,7 @@
 //! How long, how often, and where.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -158,7 +158,17 @@ fn allowed() -> Result<CpuSet, Trouble> {
     sched_getaffinity(None).map_err(|errno| Trouble::new("cannot tell this process's CPUs", errno))
 }
 
-/// Keeps the calling thread on one CPU until this is dropped. What it starts
+/// The CPUs of this process before any thread was pinned here.
+fn at_first() -> Result<CpuSet, Trouble> {
+    static FIRST: OnceLock<CpuSet> = OnceLock::new();
+    if let Some(first) = FIRST.get() {
+        return Ok(*first);
+    }
+    let now = allowed()?;
+    Ok(*FIRST.get_or_init(|| now))
+}
+
+/// Keeps the calling thread on some CPUs until this is dropped. What it starts
 /// meanwhile inherits that.
 #[derive(Debug)]
 pub struct Pinned(CpuSet);
@@ -170,6 +180,7 @@ impl Pinned {
     ///
     /// If the kernel refuses.
     pub fn to(cpu: usize) -> Result<Self, Trouble> {
+        at_first()?;
         let before = allowed()?;
         if cpu >= CpuSet::MAX_CPU || !before.is_set(cpu) {
             return Err(Trouble(format!(
@@ -180,6 +191,20 @@ impl Pinned {
         only.set(cpu);
         sched_setaffinity(None, &only)
             .map_err(|errno| Trouble::new(format!("cannot run on CPU {cpu}"), errno))?;
+        Ok(Pinned(before))
+    }
+
+    /// Lets the calling thread run where this process could at first, for
+    /// what it starts meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn unpinned() -> Result<Self, Trouble> {
+        let first = at_first()?;
+        let before = allowed()?;
+        sched_setaffinity(None, &first)
+            .map_err(|errno| Trouble::new("cannot run on all CPUs", errno))?;
         Ok(Pinned(before))
     }
 }

@@ -5,6 +5,7 @@
 mod bench;
 #[cfg(feature = "bench")]
 mod bench_output;
+mod bench_peer;
 mod capabilities;
 mod demo;
 mod demo_checks;
@@ -65,6 +66,9 @@ enum Command {
     #[cfg(feature = "bench")]
     Bench(bench::Args),
     Generate(generate::Args),
+    #[cfg(feature = "bench")]
+    #[command(hide = true)]
+    BenchPeer(bench_peer::Args),
 }
 
 /// Parses the command line and runs what it says.
@@ -104,6 +108,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         #[cfg(feature = "bench")]
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Generate(args)) => generate::run(&args),
+        #[cfg(feature = "bench")]
+        Some(Command::BenchPeer(args)) => bench_peer::run(&args),
         // `arg_required_else_help` leaves only the global options.
         None => Err(Failure::usage("no command given; see vgpu-stub --help")),
     }
