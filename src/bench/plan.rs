@@ -180,9 +180,8 @@ impl Pinned {
     ///
     /// If the kernel refuses.
     pub fn to(cpu: usize) -> Result<Self, Trouble> {
-        at_first()?;
         let before = allowed()?;
-        if cpu >= CpuSet::MAX_CPU || !before.is_set(cpu) {
+        if cpu >= CpuSet::MAX_CPU || !at_first()?.is_set(cpu) {
             return Err(Trouble(format!(
                 "this process may not run on CPU {cpu}; choose another with --cpus"
             )));

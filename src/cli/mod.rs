@@ -5,6 +5,7 @@
 mod bench;
 #[cfg(feature = "bench")]
 mod bench_output;
+#[cfg(feature = "bench")]
 mod bench_peer;
 mod capabilities;
 mod demo;

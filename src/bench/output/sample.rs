@@ -95,6 +95,7 @@ fn report(sections: Vec<Section>) -> Report {
             clock_overhead_ns: 18.4,
             client_cpu: 1,
             other_cpu: Some(0),
+            fifo: false,
         },
         sections,
     }
