@@ -16,16 +16,20 @@
 //! | `tally` | samples of a row become histograms and medians |
 //! | `report` | the result as data, with its [`statistics`](Spread) |
 //! | `machine` | what it was measured on |
+//! | `parse` | a report from a file, which is not trusted |
+//! | `compare` | two reports: faster, slower, cannot tell |
 //! | [`output`] | the report for people and for other programs |
 //! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
 
 mod clock;
+mod compare;
 mod dispatch;
 mod ladder;
 mod machine;
 mod measure;
 pub mod output;
+mod parse;
 mod peer;
 mod plan;
 mod report;
@@ -35,6 +39,7 @@ mod subject;
 mod tally;
 
 pub use clock::Clock;
+pub use compare::{Change, Compared, Comparison, Of, Verdict};
 pub use dispatch::dispatch;
 pub use ladder::{Ladder, USUAL_RUNGS};
 pub use machine::Machine;
@@ -42,6 +47,6 @@ pub use measure::{Bench, Candidate, Progress, Quiet};
 pub use peer::{Peer, PeerKind, PeerOptions, Stamps, serve_peer};
 pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
-pub use statistics::{Spread, median, t_quantile};
+pub use statistics::{Spread, median, t_quantile, welch};
 pub use subject::{Subject, Trouble, timed};
 pub use tally::Tally;

@@ -38,6 +38,28 @@ fn mean_and_error(values: &[f64]) -> Option<(f64, f64)> {
     Some((mean, (squares / (n - 1.0) / n).sqrt()))
 }
 
+/// By how much the mean of `new` is above that of `old`, and the half width
+/// of the interval that holds this with the confidence `p`: Welch's, which
+/// does not take the two to spread alike. `None` for less than two values of
+/// either.
+pub fn welch(old: &[f64], new: &[f64], p: f64) -> Option<(f64, f64)> {
+    let ((old_mean, old_error), (new_mean, new_error)) =
+        (mean_and_error(old)?, mean_and_error(new)?);
+    let (old_square, new_square) = (old_error.powi(2), new_error.powi(2));
+    let square = old_square + new_square;
+    let less_one =
+        |values: &[f64]| f64::from(u32::try_from(values.len()).unwrap_or(u32::MAX)) - 1.0;
+    // Welch and Satterthwaite; without any spread it does not matter.
+    let freedom =
+        square.powi(2) / (old_square.powi(2) / less_one(old) + new_square.powi(2) / less_one(new));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // A float becomes the nearest value of the range, and NaN 0. Less freedom
+    // is the wider interval.
+    let freedom = freedom.min(999.0) as usize;
+    let margin = t_quantile(freedom.max(1), f64::midpoint(p, 1.0)) * square.sqrt();
+    Some((new_mean - old_mean, margin))
+}
+
 /// The median; sorts the values. 0 if there are none.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -115,6 +137,23 @@ mod tests {
         assert!((spread.value - 1.998).abs() < 1e-3);
         assert!(spread.low < 1.9 && spread.high > 2.1, "{spread:?}");
         assert_eq!(Spread::of_logarithms(&[1.0]), None);
+    }
+
+    #[test]
+    fn welchs_interval_is_that_of_the_textbook() {
+        // Means 2 and 5, variances 1 and 4, of 3 and 5 values: an error of
+        // sqrt(1/3 + 4/5) and 5.9 degrees of freedom, so 5.
+        let spread = 2.0_f64.sqrt() * 2.0;
+        let new = [5.0 - spread, 5.0, 5.0, 5.0, 5.0 + spread];
+        let (difference, margin) = welch(&[1.0, 2.0, 3.0], &new, 0.95).unwrap();
+        assert!((difference - 3.0).abs() < 1e-12);
+        let expected = 2.571 * (1.0_f64 / 3.0 + 4.0 / 5.0).sqrt();
+        assert!((margin - expected).abs() < 1e-3, "{margin}");
+        // Two of each that spread alike: two degrees of freedom.
+        let (_, margin) = welch(&[0.0, 2.0], &[0.0, 2.0], 0.95).unwrap();
+        assert!((margin - 4.303 * 2.0_f64.sqrt()).abs() < 1e-2, "{margin}");
+        assert_eq!(welch(&[1.0], &[1.0, 2.0], 0.95), None);
+        assert_eq!(welch(&[1.0, 1.0], &[2.0, 2.0], 0.95), Some((1.0, 0.0)));
     }
 
     #[test]

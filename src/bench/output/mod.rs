@@ -15,7 +15,7 @@ mod csv;
 mod hlog;
 mod html;
 mod table;
-mod words;
+pub(super) mod words;
 
 #[cfg(test)]
 pub(super) mod sample;

@@ -15,7 +15,7 @@ pub(super) fn time(nanoseconds: f64) -> (String, &'static str) {
 }
 
 /// A time for a column of a terminal: `8.39us`.
-pub(super) fn short_time(nanoseconds: f64) -> String {
+pub(in super::super) fn short_time(nanoseconds: f64) -> String {
     let (digits, unit) = time(nanoseconds);
     digits + unit
 }
@@ -30,7 +30,7 @@ fn three_digits(value: f64) -> String {
 }
 
 /// A count with three digits: `1.21M`.
-pub(super) fn count(count: u64) -> String {
+pub(in super::super) fn count(count: u64) -> String {
     // What is lost is not shown.
     #[allow(clippy::cast_precision_loss)]
     let value = count as f64;
@@ -70,7 +70,7 @@ pub(super) fn ratio(ratio: &Spread) -> (String, Option<String>) {
 }
 
 /// A date in UTC (Hinnant, "chrono-compatible low-level date algorithms").
-pub(super) fn date(since_1970: u64) -> String {
+pub(in super::super) fn date(since_1970: u64) -> String {
     let (days, second) = (since_1970 / 86_400, since_1970 % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
@@ -87,12 +87,12 @@ pub(super) fn date(since_1970: u64) -> String {
 }
 
 /// A text without characters that would do something to a terminal.
-pub(super) fn plain(text: &str) -> String {
+pub(in super::super) fn plain(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
 /// A plain text cut to `width` characters.
-pub(super) fn fit(text: &str, width: usize) -> String {
+pub(in super::super) fn fit(text: &str, width: usize) -> String {
     let text = plain(text);
     if text.chars().count() <= width {
         return text;
