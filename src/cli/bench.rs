@@ -9,6 +9,7 @@ use vgpu_stub::bench::{
     Bench, FORMAT, Interrupt, Ladder, Machine, Pinned, Pinning, Plan, Report, Section, USUAL_RUNGS,
 };
 
+use super::bench_compare;
 use super::bench_output::Output;
 use super::failure::Failure;
 use super::progress::Line;
@@ -20,7 +21,11 @@ use super::progress::Line;
 /// (5) QEMU. Rows are taken interleaved with their floor, so that their ratios
 /// mean something on a busy machine. Ctrl-C keeps what is measured.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Take less than a minute.
     #[arg(long)]
     quick: bool,
@@ -47,7 +52,15 @@ pub(super) struct Args {
     output: Output,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Compare(bench_compare::Args),
+}
+
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(Command::Compare(args)) = &args.command {
+        return bench_compare::run(args);
+    }
     let ladder = ladder(args)?;
     let output = args.output.prepare()?;
     let report = measure(args.quick, args.cpus, |bench| ladder.measure(bench))?;

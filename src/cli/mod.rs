@@ -4,6 +4,8 @@
 #[cfg(feature = "bench")]
 mod bench;
 #[cfg(feature = "bench")]
+mod bench_compare;
+#[cfg(feature = "bench")]
 mod bench_output;
 #[cfg(feature = "bench")]
 mod bench_peer;
