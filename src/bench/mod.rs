@@ -21,10 +21,12 @@
 //! | [`output`] | the report for people and for other programs |
 //! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
+//! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 
 mod clock;
 mod compare;
 mod dispatch;
+mod guest;
 mod ladder;
 mod machine;
 mod measure;
@@ -41,6 +43,7 @@ mod tally;
 pub use clock::Clock;
 pub use compare::{Change, Compared, Comparison, Of, Verdict};
 pub use dispatch::dispatch;
+pub use guest::{Address, Place, Target, Wanted, guest};
 pub use ladder::{Ladder, USUAL_RUNGS};
 pub use machine::Machine;
 pub use measure::{Bench, Candidate, Progress, Quiet};

@@ -12,7 +12,7 @@ mod eventfd;
 mod events;
 mod interrupts;
 mod irqs;
-mod sigbus;
+pub(crate) mod sigbus;
 
 use std::io;
 use std::ops::Range;

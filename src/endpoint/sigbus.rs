@@ -1,4 +1,4 @@
-//! Survives a client that truncates memory which it shared.
+//! Survives mapped memory that goes away, as a client does by truncating it.
 //!
 //! An access to a mapping beyond the end of its file raises SIGBUS. The
 //! handler replaces the whole mapping by fresh zeroed memory and marks it, so
@@ -39,7 +39,7 @@ static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 /// Watches one mapping while it lives.
 #[derive(Debug)]
-pub(super) struct Guard(usize);
+pub(crate) struct Guard(usize);
 
 impl Guard {
     /// Watches `size` bytes at address `start`.
@@ -47,7 +47,7 @@ impl Guard {
     /// # Errors
     ///
     /// If the handler cannot be set or too many mappings are watched.
-    pub(super) fn new(start: usize, size: usize) -> io::Result<Self> {
+    pub(crate) fn new(start: usize, size: usize) -> io::Result<Self> {
         install()?;
         let number = free_slot().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let slot = &TABLE[number];
@@ -58,7 +58,7 @@ impl Guard {
     }
 
     /// Whether the mapping was lost.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         TABLE[self.0].gone.load(Ordering::Acquire)
     }
 }
