@@ -14,6 +14,8 @@ mod demo;
 mod demo_checks;
 mod failure;
 mod generate;
+#[cfg(feature = "bench")]
+mod guest_bench;
 mod inherited;
 mod looks;
 mod probe;
@@ -68,6 +70,8 @@ enum Command {
     QemuArgs(qemu_args::Args),
     #[cfg(feature = "bench")]
     Bench(bench::Args),
+    #[cfg(feature = "bench")]
+    GuestBench(guest_bench::Args),
     Generate(generate::Args),
     #[cfg(feature = "bench")]
     #[command(hide = true)]
@@ -110,6 +114,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::QemuArgs(args)) => qemu_args::run(&args),
         #[cfg(feature = "bench")]
         Some(Command::Bench(args)) => bench::run(&args),
+        #[cfg(feature = "bench")]
+        Some(Command::GuestBench(args)) => guest_bench::run(&args),
         Some(Command::Generate(args)) => generate::run(&args),
         #[cfg(feature = "bench")]
         Some(Command::BenchPeer(args)) => bench_peer::run(&args),
