@@ -11,14 +11,16 @@ const SCRIPT: &str = "
     stub=0000:00:04.0
     bar $stub 0 w32 0xc 0x12345678 r64 0x80 r64 0x88
     echo 0 > /sys/bus/pci/devices/$stub/enable
-    time vgpu-stub guest-bench --bdf 00:04.0 --quick --json --output /report
+    vgpu-stub guest-bench --bdf 00:04.0 --quick --json --output /report >/json 2>/errors
+    cat /errors
+    tr -d ' ' </json # which a serial port is slow for
     cat /sys/bus/pci/devices/$stub/enable
     bar $stub 0 r64 0x80 r64 0x88 r32 0xc
     vgpu-stub guest-bench --bdf 00:1f.0 && echo went on
     vgpu-stub guest-bench --bdf 00:00.0 && echo went on
     vgpu-stub guest-bench --bdf 00:04.0 --bar 1 --offset 0 && echo went on
     vgpu-stub guest-bench --bdf 00:04.0 --offset 0x1000 && echo went on
-    ls -l /report/; cat /proc/uptime; true
+    true
 ";
 
 /// Each in one line.
@@ -61,7 +63,7 @@ fn linux_measures_the_device_beside_one_inside_qemu() {
         return;
     };
     let begin = lines.iter().position(|line| line == "{");
-    let end = lines.iter().position(|line| line == "}");
+    let end = lines.iter().rposition(|line| line == "}");
     let (Some(begin), Some(end)) = (begin, end) else {
         panic!("no report:\n{}", lines.join("\n"));
     };
@@ -75,7 +77,6 @@ fn linux_measures_the_device_beside_one_inside_qemu() {
         assert_eq!(row.partial, None, "{}", row.name);
         assert_eq!(row.runs.len(), 5, "{}", row.name);
         assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{}", row.name);
-        eprintln!("{}: {:?} {:?}", row.name, row.summary, row.ratio);
     }
     let read = report.row("guest.read.4").unwrap();
     assert_eq!(read.floor.as_deref(), Some("guest.floor.read"));

@@ -5,6 +5,7 @@
 //! BAR's address and the number of the interrupt line. After a change that
 //! is meant, copy the text that the failed test prints.
 
+mod guest_bench;
 #[path = "../rig/mod.rs"]
 mod rig;
 

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 use vgpu_stub::debian::{Recipe, Tree};
 
 use super::cache::io_failed;
@@ -95,7 +95,18 @@ impl Linux {
         script: &str,
         configure: impl FnOnce(Qemu) -> Qemu,
     ) -> Result<Vec<String>, RigError> {
-        let qemu = configure(self.boot(script)?);
+        self.run_with(&[], script, configure)
+    }
+
+    /// The same, with further static programs that the script can call by
+    /// their names.
+    pub(crate) fn run_with(
+        &self,
+        programs: &[(&str, &Path)],
+        script: &str,
+        configure: impl FnOnce(Qemu) -> Qemu,
+    ) -> Result<Vec<String>, RigError> {
+        let qemu = configure(self.boot(programs, script)?);
         let outcome = qemu.start()?.wait(RUN_LIMIT)?;
         transcript(&outcome.console).ok_or_else(|| {
             let mut heard = outcome.console;
@@ -107,13 +118,12 @@ impl Linux {
         })
     }
 
-    /// A machine under TCG that runs the script and turns itself off, for
-    /// tests that want to act while it runs; see [`transcript`].
-    pub(crate) fn boot(&self, script: &str) -> Result<Qemu, RigError> {
+    /// A machine under TCG that runs the script and turns itself off.
+    fn boot(&self, programs: &[(&str, &Path)], script: &str) -> Result<Qemu, RigError> {
         let failed = |error| RigError::failed("cannot write the initramfs", error);
         let mut initramfs = NamedTempFile::new().map_err(failed)?;
         initramfs
-            .write_all(&self.initramfs(script)?)
+            .write_all(&self.initramfs(programs, script)?)
             .map_err(failed)?;
         let initramfs = initramfs.into_temp_path();
         Ok(Qemu::new(Accelerator::Tcg)?
@@ -126,7 +136,7 @@ impl Linux {
             .keep(initramfs))
     }
 
-    fn initramfs(&self, script: &str) -> Result<Vec<u8>, RigError> {
+    fn initramfs(&self, programs: &[(&str, &Path)], script: &str) -> Result<Vec<u8>, RigError> {
         let mut archive = Archive::default();
         archive.character_device("dev/console", 5, 1);
         archive.program("init", include_bytes!("linux/init"));
@@ -141,6 +151,10 @@ impl Linux {
         add("bin/bar", &self.bar)?;
         add("bin/busybox", &tree.path(BUSYBOX))?;
         add("bin/lspci", &tree.path(LSPCI))?;
+        for (name, path) in programs {
+            let stripped = strip(path)?;
+            add(&format!("bin/{name}"), &stripped)?;
+        }
         add(LOADER, &loader)?;
         for library in tree.libraries(LSPCI)? {
             let name = library.file_name().unwrap_or_default().to_string_lossy();
@@ -155,6 +169,21 @@ impl Linux {
         }
         Ok(archive.finish())
     }
+}
+
+/// A copy without debugging information, which is most of what a test's build
+/// is: the guest would unpack it into its memory.
+fn strip(program: &Path) -> Result<TempPath, RigError> {
+    let failed = |error| RigError::failed("cannot strip a program", error);
+    let stripped = NamedTempFile::new().map_err(failed)?.into_temp_path();
+    let mut command = Command::new("strip");
+    command.arg("-o").arg(&stripped).arg(program);
+    process::run(
+        &mut command,
+        Duration::from_secs(60),
+        "install binutils (apt-get install binutils)",
+    )?;
+    Ok(stripped)
 }
 
 fn kernel_in(boot: &Path) -> Result<PathBuf, RigError> {

@@ -144,7 +144,9 @@ impl Site {
 
     fn of_edu(wanted: &Wanted) -> Result<Self, Trouble> {
         let (vendor, device) = EDU;
-        let address = Function::search(&wanted.sysfs, vendor, device).ok_or_else(|| {
+        let address = Function::search(&wanted.sysfs, vendor, device);
+        let address = address.filter(|found| *found != wanted.place.address);
+        let address = address.ok_or_else(|| {
             Trouble(
                 "no function that the hypervisor emulates itself: give QEMU -device edu, or name \
                  one with --floor-bdf"
