@@ -228,6 +228,10 @@ fn warnings(old: &Report, new: &Report) -> Vec<String> {
         .to_owned()
     };
     let cpus = |report: &Report| report.machine.cpus.to_string();
+    let scheduling = |report: &Report| {
+        let fifo = report.method.fifo;
+        if fifo { "SCHED_FIFO" } else { "as usual" }.to_owned()
+    };
     let pairs = [
         ("CPU", old.machine.cpu.clone(), new.machine.cpu.clone()),
         ("number of CPUs", cpus(old), cpus(new)),
@@ -242,6 +246,7 @@ fn warnings(old: &Report, new: &Report) -> Vec<String> {
             unknown(&new.machine.hypervisor),
         ),
         ("method", kind(old), kind(new)),
+        ("scheduling", scheduling(old), scheduling(new)),
     ];
     let differ = pairs.into_iter().filter(|(_, old, new)| old != new);
     let mut warnings: Vec<String> = differ

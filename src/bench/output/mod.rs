@@ -1,5 +1,5 @@
 //! The report for people and for other programs. Each of these is a function
-//! of the [`Report`] alone.
+//! of the [`Report`](super::Report) alone.
 //!
 //! | file | for |
 //! |---|---|
@@ -9,7 +9,8 @@
 //! | `html` | a browser: one page with its plots |
 //! | `words` | times, counts, ratios and dates as people say them |
 //!
-//! JSON is what serde makes of a [`Report`]; [`Report::parse`] reads it.
+//! JSON is what serde makes of a report; [`Report::parse`](super::Report::parse)
+//! reads it.
 
 mod csv;
 mod hlog;
@@ -24,6 +25,3 @@ pub use csv::csv;
 pub use hlog::{hlog, percentiles};
 pub use html::html;
 pub use table::{Table, markdown};
-
-#[cfg(doc)]
-use super::Report;

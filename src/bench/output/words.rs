@@ -128,10 +128,16 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let nested = |hypervisor| format!("{hypervisor}; a VM in it is nested");
     let unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "not told".to_owned());
     let kind = if method.quick { "quick" } else { "thorough" };
-    let pinning = match method.other_cpu {
-        Some(other) => format!("client on CPU {}, other side on {other}", method.client_cpu),
-        None => format!("client on CPU {}, there is no other", method.client_cpu),
+    let other = match method.other_cpu {
+        Some(other) => format!("other side on {other}"),
+        None => "there is no other".to_owned(),
     };
+    let scheduler = if method.fifo {
+        "SCHED_FIFO"
+    } else {
+        "no SCHED_FIFO"
+    };
+    let pinning = format!("client on CPU {}, {other}; {scheduler}", method.client_cpu);
     let (overhead, unit) = time(method.clock_overhead_ns);
     let facts = vec![
         ("CPU", format!("{} ({} usable)", machine.cpu, machine.cpus)),
