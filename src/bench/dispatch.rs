@@ -25,7 +25,7 @@ pub fn dispatch(bench: &Bench<'_>) -> Section {
 fn candidates() -> Result<Vec<Candidate<'static>>, Trouble> {
     let mut candidates = vec![Candidate {
         name: FLOOR.to_owned(),
-        what: "floor: a virtual call that copies 4 bytes".to_owned(),
+        what: "floor: a virtual call".to_owned(),
         floor: None,
         batch: BATCH,
         subject: Box::new(VirtualCall(Box::new(Word(0)))),
@@ -34,7 +34,7 @@ fn candidates() -> Result<Vec<Candidate<'static>>, Trouble> {
         for bytes in [1, 2, 4, 8] {
             candidates.push(Candidate {
                 name: format!("dispatch.{name}.{bytes}"),
-                what: format!("{name}, {bytes} bytes"),
+                what: format!("{name}, {} bits", 8 * bytes),
                 floor: Some(FLOOR.to_owned()),
                 batch: BATCH,
                 subject: Box::new(Dispatch {

@@ -2,7 +2,7 @@
 //!
 //! A *rung* of the ladder is a [`Section`] of the [`Report`]; its *rows* are
 //! measured side by side. The figures of a shared machine drift by tens of
-//! percent, so rows are taken interleaved ([`measure`]) and what is claimed
+//! percent, so rows are taken interleaved ([`Bench::measure`]) and what is claimed
 //! is a row's ratio to its floor in the same run, with its confidence
 //! interval.
 //!

@@ -23,7 +23,12 @@ pub(super) struct Output {
 
     /// Write report.html, report.json, report.csv, latency.hlog and
     /// percentiles/ into this directory.
-    #[arg(short, long = "output", value_name = "DIR", default_value = "vgpu-stub-bench")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "DIR",
+        default_value = "vgpu-stub-bench"
+    )]
     directory: PathBuf,
 }
 
