@@ -47,7 +47,11 @@ pub struct Bench<'a> {
     /// Who hears how far it is.
     pub progress: &'a dyn Progress,
     started: Instant,
+    instead: Option<Instead<'a>>,
 }
+
+/// What is done with a row instead of measuring it.
+type Instead<'a> = &'a dyn Fn(&mut Candidate<'_>);
 
 /// A row that is being measured, over all runs.
 struct Column {
@@ -88,6 +92,16 @@ impl<'a> Bench<'a> {
             clock: Clock::new(),
             progress,
             started: Instant::now(),
+            instead: None,
+        }
+    }
+
+    /// Hands each row to `instead`, set up once and in its place, and leaves
+    /// the sections without rows: for others that measure or count the same.
+    pub fn handing_over(plan: Plan, instead: &'a dyn Fn(&mut Candidate<'_>)) -> Self {
+        Bench {
+            instead: Some(instead),
+            ..Bench::new(plan, &Quiet)
         }
     }
 
@@ -104,6 +118,16 @@ impl<'a> Bench<'a> {
         section: &mut Section,
         mut set_up: impl FnMut() -> Result<Vec<Candidate<'s>>, Trouble>,
     ) {
+        if let Some(instead) = self.instead {
+            let handed = self.plan.in_place().and_then(|_in_place| {
+                set_up()?.iter_mut().for_each(instead);
+                Ok(())
+            });
+            if let Err(trouble) = handed {
+                section.gap(section.title.clone(), trouble);
+            }
+            return;
+        }
         let mut columns: Vec<Column> = Vec::new();
         let mut failed = None;
         for run in 0..self.plan.runs {
@@ -320,6 +344,24 @@ mod tests {
         let mut section = Section::new(1, "test");
         bench.measure(&mut section, || Err(Trouble("no such thing".to_owned())));
         assert_eq!(section.gaps[0].why, "no such thing");
+    }
+
+    #[test]
+    fn rows_are_handed_over_once_and_not_measured() {
+        let handed = std::cell::RefCell::new(Vec::new());
+        let instead = |candidate: &mut Candidate<'_>| {
+            handed.borrow_mut().push(candidate.name.clone());
+        };
+        let bench = Bench::handing_over(plan(), &instead);
+        let mut section = Section::new(1, "test");
+        bench.measure(&mut section, || {
+            Ok(vec![
+                candidate("floor", None, None),
+                candidate("above", Some("floor"), None),
+            ])
+        });
+        assert_eq!(*handed.borrow(), ["floor", "above"]);
+        assert!(section.rows.is_empty() && section.gaps.is_empty());
     }
 
     #[test]
