@@ -160,7 +160,11 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`RegionError`] if the range is not inside the region.
-    #[inline]
+    #[allow(
+        clippy::inline_always,
+        reason = "a call of it would be 20 instructions"
+    )]
+    #[inline(always)]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
         if let Some(Some(bar)) = self.bars.get(region as usize)
             && let Some((row, first)) = bar.register_of(offset, data.len())
@@ -180,7 +184,8 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`RegionError`] if the range is not inside the region.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "as for reads")]
+    #[inline(always)]
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
         if let Some(Some(bar)) = self.bars.get(region as usize)
             && let Some((row, first)) = bar.register_of(offset, data.len())

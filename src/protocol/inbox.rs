@@ -121,6 +121,16 @@ pub enum Wait {
     Until(Instant),
 }
 
+/// What a thread does while it waits for a message to begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// It sleeps.
+    #[default]
+    Block,
+    /// It asks again and again: it answers sooner, and takes its CPU whole.
+    Spin,
+}
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub struct Inbox {
@@ -134,6 +144,8 @@ pub struct Inbox {
     /// Descriptors that the last receive brought, until they are assigned.
     arrived: Vec<OwnedFd>,
     read_ahead: bool,
+    /// How to receive.
+    flags: RecvFlags,
     /// When the incomplete message in the buffer must be complete.
     stalled: Option<Instant>,
     /// How long a message may take from its first byte to its last.
@@ -155,12 +167,21 @@ impl Inbox {
             fds: VecDeque::new(),
             arrived: Vec::new(),
             read_ahead: false,
+            flags: RecvFlags::CMSG_CLOEXEC,
             stalled: None,
             patience,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             deferred_fds: 0,
         }
+    }
+
+    /// Sets what to do while it waits for a message for ever.
+    #[must_use]
+    pub fn waiting(mut self, waiting: Waiting) -> Self {
+        self.flags
+            .set(RecvFlags::DONTWAIT, waiting == Waiting::Spin);
+        self
     }
 
     /// Whether a message or part of one is here already, so that waiting for
@@ -175,10 +196,11 @@ impl Inbox {
     /// # Errors
     ///
     /// See [`ReceiveError`].
-    #[inline]
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
     pub fn receive(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         if self.deferred.is_empty() {
-            return self.receive_new(message, wait);
+            return self.next(message, wait);
         }
         self.take_deferred(message);
         Ok(())
@@ -199,8 +221,14 @@ impl Inbox {
     /// # Errors
     ///
     /// See [`ReceiveError`].
-    #[inline]
+    #[cold]
     pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
+        self.next(message, wait)
+    }
+
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    fn next(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         loop {
             let here = &self.buffer[self.start..self.end];
             let missing = match here.split_first_chunk() {
@@ -284,13 +312,9 @@ impl Inbox {
         // receive there is nothing.
         let mut control = ManuallyDrop::new(RecvAncillaryBuffer::new(&mut space.0));
         let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = match recvmsg(&self.socket, &mut parts, &mut control, flags) {
+        let received = match recvmsg(&self.socket, &mut parts, &mut control, self.flags) {
             Ok(received) => received,
-            // The caller sees that nothing came, and tries again.
-            Err(Errno::INTR) => return Ok(()),
-            Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
-            Err(errno) => return Err(ReceiveError::Io(errno.into())),
+            Err(errno) => return self.nothing_came(errno),
         };
         for message in control.drain() {
             keep(&mut self.arrived, message);
@@ -312,6 +336,21 @@ impl Inbox {
             self.assign();
         }
         Ok(())
+    }
+
+    /// The caller sees that nothing came, and tries again, unless there will
+    /// be no more.
+    #[cold]
+    fn nothing_came(&self, errno: Errno) -> Result<(), ReceiveError> {
+        match errno {
+            Errno::INTR => Ok(()),
+            Errno::AGAIN if self.flags.contains(RecvFlags::DONTWAIT) => {
+                std::hint::spin_loop();
+                Ok(())
+            }
+            Errno::CONNRESET => Err(ReceiveError::Closed),
+            errno => Err(ReceiveError::Io(errno.into())),
+        }
     }
 
     /// Gives descriptors to the last message that begins in what is here.

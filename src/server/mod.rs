@@ -5,6 +5,7 @@ mod backend;
 mod client_memory;
 mod commands;
 mod listener;
+mod observer;
 mod refusal;
 mod session;
 mod version;
@@ -21,7 +22,10 @@ use rustix::net::Shutdown;
 use thiserror::Error;
 
 pub use listener::{ListenError, Listener, Source};
+pub use observer::Observer;
 pub use session::SessionError;
+
+pub use crate::protocol::Waiting;
 
 use crate::endpoint::Endpoint;
 use crate::protocol::{Capabilities, Socket};
@@ -58,6 +62,13 @@ impl Default for Limits {
     }
 }
 
+/// How all clients are served.
+#[derive(Clone, Copy, Debug, Default)]
+struct Terms {
+    limits: Limits,
+    waiting: Waiting,
+}
+
 /// Why a device is no longer served.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -83,7 +94,7 @@ pub enum ServeError {
 #[derive(Default)]
 pub struct Server {
     services: Vec<Service>,
-    limits: Limits,
+    terms: Terms,
     once: bool,
 }
 
@@ -103,7 +114,15 @@ impl Server {
     /// Sets what a client may ask for.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.terms.limits = limits;
+        self
+    }
+
+    /// Sets what the devices' threads do while they wait for a command. One
+    /// that spins takes a CPU of its own for as long as it has a client.
+    #[must_use]
+    pub fn waiting(mut self, waiting: Waiting) -> Self {
+        self.terms.waiting = waiting;
         self
     }
 
@@ -147,7 +166,7 @@ impl Server {
     pub fn run(self) -> Result<(), ServeError> {
         let Server {
             services,
-            limits,
+            terms,
             once,
         } = self;
         let mut end = Ok(());
@@ -157,7 +176,7 @@ impl Server {
                 let name = service.name.clone();
                 let spawned = thread::Builder::new()
                     .name(name.clone())
-                    .spawn_scoped(scope, move || service.run(&limits, once));
+                    .spawn_scoped(scope, move || service.run(&terms, once));
                 match spawned {
                     Ok(thread) => threads.push(thread),
                     Err(source) => end = Err(ServeError::Thread { name, source }),
@@ -176,10 +195,10 @@ impl Server {
 }
 
 impl Service {
-    fn run(mut self, limits: &Limits, once: bool) -> Result<(), ServeError> {
+    fn run(mut self, terms: &Terms, once: bool) -> Result<(), ServeError> {
         match self.source {
             Source::Connected(stream) => {
-                serve(&self.name, &mut self.endpoint, stream, limits, &self.handle);
+                serve(&self.name, &mut self.endpoint, stream, terms, &self.handle);
             }
             Source::Listener(listener) => loop {
                 let accepted = listener.accept();
@@ -197,7 +216,7 @@ impl Service {
                         return Err(ServeError::Accept { name, source });
                     }
                 };
-                serve(&self.name, &mut self.endpoint, stream, limits, &self.handle);
+                serve(&self.name, &mut self.endpoint, stream, terms, &self.handle);
                 if once || self.handle.stopped() {
                     break;
                 }
@@ -207,19 +226,30 @@ impl Service {
     }
 }
 
-fn serve(
-    name: &str,
-    endpoint: &mut Endpoint,
-    stream: UnixStream,
-    limits: &Limits,
-    handle: &Handle,
-) {
+fn serve(name: &str, endpoint: &mut Endpoint, stream: UnixStream, terms: &Terms, handle: &Handle) {
     log::info!("{name}: a client connected");
-    match Session::serve(endpoint, stream, limits, handle) {
+    match Session::serve(endpoint, stream, terms, handle, &mut ()) {
         Ok(()) if handle.stopped() => log::info!("{name}: the client was left"),
         Ok(()) => log::info!("{name}: the client left"),
         Err(error) => log::warn!("{name}: the client was given up: {error}"),
     }
+}
+
+/// Serves one client on the calling thread until it leaves, and lets
+/// `observer` watch.
+///
+/// # Errors
+///
+/// See [`SessionError`]; a client that leaves in order is none.
+pub fn serve_observed<O: Observer>(
+    endpoint: &mut Endpoint,
+    stream: UnixStream,
+    waiting: Waiting,
+    observer: &mut O,
+) -> Result<(), SessionError> {
+    let limits = Limits::default();
+    let terms = Terms { limits, waiting };
+    Session::serve(endpoint, stream, &terms, &Handle::new(None), observer)
 }
 
 /// Ends a running [`Server`] from any thread.

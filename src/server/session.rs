@@ -17,11 +17,11 @@ use super::client_memory::{Lent, Messages};
 use super::commands;
 use super::refusal::Refusal;
 use super::version::{self, Negotiated};
-use super::{Handle, Limits};
+use super::{Handle, Limits, Observer, Terms};
 use crate::endpoint::Endpoint;
 use crate::protocol::{
     Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, Socket,
-    Wait, reply_size,
+    Wait, Waiting, reply_size,
 };
 
 /// How a session ended, other than by the client leaving between two
@@ -40,11 +40,13 @@ pub enum SessionError {
 }
 
 /// A client that is being served.
-pub(super) struct Session<'a> {
+pub(super) struct Session<'a, O> {
     endpoint: &'a mut Endpoint,
+    observer: &'a mut O,
     socket: Arc<Socket>,
     inbox: Rc<RefCell<Inbox>>,
     limits: &'a Limits,
+    waiting: Waiting,
     outgoing: Outgoing,
     /// The descriptors that go with the reply.
     reply_fds: Vec<OwnedFd>,
@@ -58,7 +60,7 @@ struct Agreed {
     messages: Arc<Messages>,
 }
 
-impl<'a> Session<'a> {
+impl<'a, O: Observer> Session<'a, O> {
     /// Serves `stream` until the client leaves or must be given up, or the
     /// server is stopped.
     ///
@@ -68,18 +70,23 @@ impl<'a> Session<'a> {
     pub(super) fn serve(
         endpoint: &'a mut Endpoint,
         stream: UnixStream,
-        limits: &'a Limits,
+        terms: &'a Terms,
         handle: &Handle,
+        observer: &'a mut O,
     ) -> Result<(), SessionError> {
+        let Terms { limits, waiting } = terms;
         let socket = Arc::new(Socket::new(stream, limits.message)?);
-        let inbox = Rc::new(RefCell::new(Inbox::new(socket.clone(), limits.message)));
+        let inbox = Inbox::new(socket.clone(), limits.message).waiting(*waiting);
+        let inbox = Rc::new(RefCell::new(inbox));
         let _lent = Lent::new(inbox.clone());
         let _registered = handle.register(socket.clone());
         let mut session = Session {
             endpoint,
+            observer,
             socket,
             inbox,
             limits,
+            waiting: *waiting,
             outgoing: Outgoing::default(),
             reply_fds: Vec::new(),
             connected_at: Instant::now(),
@@ -138,8 +145,9 @@ impl<'a> Session<'a> {
                     .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
             );
             let here = self.inbox.borrow().has_input();
+            let at_once = here || self.waiting == Waiting::Spin;
             let no_wait = rustix::event::Timespec::default();
-            match poll(&mut fds, here.then_some(&no_wait)) {
+            match poll(&mut fds, at_once.then_some(&no_wait)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(SessionError::Reply(errno.into())),
             }
@@ -162,10 +170,13 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let Message { header, body, fds } = message;
+        self.observer.received(header);
         match self.execute(header, body, fds) {
             Ok(()) if header.no_reply => self.reply_fds.clear(),
             Ok(()) if self.reply_fds.is_empty() => {
+                self.observer.answering(header);
                 self.socket.send(self.outgoing.finish(), &[])?;
+                self.observer.answered(header);
             }
             Ok(()) => self.reply_with_fds()?,
             Err(refusal) => {

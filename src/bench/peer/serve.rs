@@ -1,6 +1,6 @@
 //! What a peer's process does.
 
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -8,10 +8,11 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use vfio_user::ServerRegion;
 
 use super::{PeerKind, ping_pong};
-use crate::bench::Trouble;
 use crate::bench::dispatch::stub;
+use crate::bench::{Clock, Trouble};
 use crate::endpoint::REGIONS;
-use crate::server::{Server, Source};
+use crate::protocol::{Command, Header};
+use crate::server::{Observer, Server, Source, Waiting, serve_observed};
 
 /// When a peer did what for one read, in ticks of the [`Clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,15 @@ impl Stamps {
     /// The bytes of one.
     pub(super) const SIZE: usize = 24;
 
+    fn to_bytes(self) -> [u8; Stamps::SIZE] {
+        let mut bytes = [0; Stamps::SIZE];
+        let numbers = [self.received, self.answering, self.answered];
+        for (bytes, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            bytes.copy_from_slice(&number.to_ne_bytes());
+        }
+        bytes
+    }
+
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| {
             let bytes = bytes.get(at..)?.first_chunk()?;
@@ -41,6 +51,60 @@ impl Stamps {
     }
 }
 
+/// How many stamps are kept: the last ones.
+const MOST: usize = 1 << 17;
+
+/// Keeps stamps in memory that it has from the beginning.
+struct Recorder {
+    clock: Clock,
+    current: Stamps,
+    ring: Vec<Stamps>,
+    /// How many were taken.
+    taken: usize,
+}
+
+impl Recorder {
+    fn new() -> Self {
+        Recorder {
+            clock: Clock::new(),
+            current: Stamps::default(),
+            ring: vec![Stamps::default(); MOST],
+            taken: 0,
+        }
+    }
+
+    /// The oldest first.
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let (newer, older) = self.ring.split_at(self.taken % MOST);
+        let older = if self.taken < MOST { &[] } else { older };
+        for stamps in older.iter().chain(newer) {
+            out.write_all(&stamps.to_bytes())?;
+        }
+        out.flush()
+    }
+}
+
+impl Observer for Recorder {
+    #[inline]
+    fn received(&mut self, _: &Header) {
+        self.current.received = self.clock.now();
+    }
+
+    #[inline]
+    fn answering(&mut self, _: &Header) {
+        self.current.answering = self.clock.now();
+    }
+
+    #[inline]
+    fn answered(&mut self, command: &Header) {
+        if command.command == Command::RegionRead.to_wire() {
+            self.current.answered = self.clock.now();
+            self.ring[self.taken % MOST] = self.current;
+            self.taken += 1;
+        }
+    }
+}
+
 /// Serves on the socket that is this process's standard input, as
 /// [`Peer::start`](super::Peer::start) asked for, until the client leaves.
 ///
@@ -48,7 +112,7 @@ impl Stamps {
 ///
 /// If there is no socket, or it fails.
 pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Trouble> {
-    let _ = (spin, stamps);
+    let waiting = if spin { Waiting::Spin } else { Waiting::Block };
     // Paused, it would not notice that its connection has ended.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let failed = |error: &dyn std::fmt::Display| Trouble::new("a peer", error);
@@ -57,8 +121,17 @@ pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Troubl
         .try_clone_to_owned()
         .map_err(|error| failed(&error))?;
     match kind {
+        PeerKind::Stub if stamps => {
+            let mut recorder = Recorder::new();
+            let stream = UnixStream::from(socket);
+            serve_observed(&mut stub()?, stream, waiting, &mut recorder)
+                .map_err(|error| failed(&error))?;
+            recorder
+                .write(&mut BufWriter::new(io::stdout().lock()))
+                .map_err(|error| failed(&error))
+        }
         PeerKind::Stub => {
-            let mut server = Server::new();
+            let mut server = Server::new().waiting(waiting);
             server
                 .add("stub", stub()?, Source::Connected(UnixStream::from(socket)))
                 .map_err(|error| failed(&error))?;
@@ -77,6 +150,10 @@ pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Troubl
 /// With regions of all sizes: it leaves accesses to the endpoint.
 fn crates_server(listener: OwnedFd) -> vfio_user::Server {
     let region = |index| {
+        #[allow(
+            clippy::default_trait_access,
+            reason = "its type is of a crate that is not among ours"
+        )]
         let mut region = ServerRegion {
             region_info: Default::default(),
             sparse_areas: Vec::new(),
