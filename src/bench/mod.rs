@@ -21,6 +21,7 @@
 //! | [`output`] | the report for people and for other programs |
 //! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
+//! | [`socket`](socket()) | rungs 2 and 3: servers on a socket |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 
 mod clock;
@@ -36,6 +37,7 @@ mod peer;
 mod plan;
 mod report;
 mod scheduling;
+mod socket;
 mod statistics;
 mod subject;
 mod tally;
@@ -50,6 +52,7 @@ pub use measure::{Bench, Candidate, Progress, Quiet};
 pub use peer::{Peer, PeerKind, PeerOptions, Stamps, serve_peer};
 pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
+pub use socket::{other_server, socket};
 pub use statistics::{Spread, median, t_quantile, welch};
 pub use subject::{Subject, Trouble, timed};
 pub use tally::Tally;

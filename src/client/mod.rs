@@ -383,6 +383,13 @@ impl Client {
     }
 }
 
+/// The socket of its commands. Whoever goes on with it uses it alone.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.main.socket.as_fd()
+    }
+}
+
 /// What can be read.
 #[derive(Clone, Copy, Debug)]
 struct Ready {

@@ -1,0 +1,209 @@
+//! Rung 3: a vfio-user server that is running already, whoever's it is.
+
+use std::cell::RefCell;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+
+use super::link::Link;
+use super::messages::{Messages, Target};
+use super::rows::{self, Connection, Server};
+use super::{join_gaps, note, what};
+use crate::bench::{Bench, Interrupt, Peer, PeerKind, PeerOptions, Section, Trouble};
+use crate::client::{Client, ClientError, Options};
+use crate::protocol::RegionAccess;
+use crate::server::Waiting;
+
+/// How often we look whether to end while the server is asked what it has.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// PCI's BARs.
+const BARS: u32 = 6;
+
+/// A server that has been looked at.
+struct Found {
+    stream: UnixStream,
+    target: Target,
+    /// Why there are no writes, if so.
+    writes: Result<(), Trouble>,
+    /// Why there is no `REGION_WRITE_MULTI`, if so.
+    multi: Result<(), Trouble>,
+}
+
+/// Measures the server that listens on `path`, on its first BAR that can be
+/// read. Writes put back what was there. `program` is this program, to be run
+/// again as the floor's process.
+pub fn other_server(bench: &Bench<'_>, program: &Path, path: &Path) -> Section {
+    let interrupt = &bench.plan.interrupt;
+    let mut section = Section::new(3, format!("socket: the server on {}", path.display()));
+    let found = match look(path, interrupt) {
+        Ok(found) => found,
+        Err(_) if interrupt.raised() => return section,
+        Err(trouble) => {
+            section.gap("other", trouble);
+            return section;
+        }
+    };
+    note(&mut section);
+    let Target { region, data, .. } = found.target;
+    section.notes.push(format!(
+        "Both sides block, and the server runs where it likes, as does the floor's. Accesses are \
+         at the beginning of region {region}; writes write {:#x}, which was there.",
+        u32::from_le_bytes(data)
+    ));
+    if let Err(why) = &found.writes {
+        section.gap("other writes", why);
+    } else if let Err(why) = &found.multi {
+        section.gap("other.write-multi.server", why);
+    }
+    match server(found, interrupt) {
+        Ok(server) => bench.measure(&mut section, || {
+            let floor = floor(program, interrupt)?;
+            Ok(rows::rows("other", &floor, std::slice::from_ref(&server)))
+        }),
+        Err(trouble) => section.gap("other", trouble),
+    }
+    join_gaps(&mut section);
+    section
+}
+
+/// One connection for all runs: some servers take only one.
+fn server(found: Found, interrupt: &Interrupt) -> Result<Server, Trouble> {
+    // Who made the socket, if it is in sight.
+    let process = socket_peercred(&found.stream).ok();
+    let process =
+        process.and_then(|process| u32::try_from(process.pid.as_raw_nonzero().get()).ok());
+    let link = Link::new(found.stream, Waiting::Block, interrupt.clone())?;
+    let connection = Connection::new(link, Messages::vfio_user(found.target), process);
+    Ok(Server {
+        name: "server",
+        what: "the server",
+        writes: found.writes.is_ok(),
+        multi: found.multi.is_ok(),
+        connection: Rc::new(RefCell::new(connection)),
+    })
+}
+
+fn floor(program: &Path, interrupt: &Interrupt) -> Result<Server, Trouble> {
+    let kind = PeerKind::PingPong;
+    let options = PeerOptions {
+        kind,
+        spin: false,
+        cpu: None,
+        stamps: false,
+    };
+    let (peer, stream) = Peer::start(program, &options)?;
+    let link = Link::new(stream, Waiting::Block, interrupt.clone())?;
+    let connection = Connection::to_peer(link, Messages::ping_pong(), peer, false)?;
+    Ok(Server {
+        name: "floor",
+        what: what(kind),
+        writes: true,
+        multi: true,
+        connection: Rc::new(RefCell::new(connection)),
+    })
+}
+
+/// Looks at the server, but not longer than until an interrupt. The thread
+/// that it leaves behind then ends when the server answers or is given up.
+fn look(path: &Path, interrupt: &Interrupt) -> Result<Found, Trouble> {
+    let (done, ended) = mpsc::channel();
+    let path = path.to_owned();
+    thread::Builder::new()
+        .name("look".to_owned())
+        .spawn(move || {
+            let found = find(&path).map_err(|error| match error {
+                // Names the socket itself.
+                ClientError::Connect { .. } => Trouble(error.to_string()),
+                _ => Trouble::new(path.display(), error),
+            });
+            // Nobody waits for it after an interrupt.
+            let _ = done.send(found.and_then(|found| found));
+        })
+        .map_err(|error| Trouble::new("cannot start a thread", error))?;
+    loop {
+        match ended.recv_timeout(GLANCE) {
+            Ok(found) => return found,
+            Err(RecvTimeoutError::Timeout) if !interrupt.raised() => {}
+            Err(_) => return Err(Trouble("interrupted".to_owned())),
+        }
+    }
+}
+
+/// Finds something to access: an outer error for a server that does not
+/// answer as it should, an inner one for a device with nothing to access.
+fn find(path: &Path) -> Result<Result<Found, Trouble>, ClientError> {
+    let mut client = Client::connect(path, &Options::default())?;
+    let regions = client.device_info()?.regions.min(BARS);
+    for region in 0..regions {
+        let info = match client.region(region) {
+            Ok(found) => found.info,
+            Err(ClientError::Refused { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        if !info.readable || info.size < 4 {
+            continue;
+        }
+        let mut data = [0; 4];
+        client.read(region, 0, &mut data)?;
+        let target = Target {
+            region,
+            offset: 0,
+            data,
+        };
+        let writes = tried(client.write(region, 0, &data))?;
+        let multi = try_multi(&mut client, target, &writes)?;
+        // The client ends; the connection goes on.
+        let stream = match client.as_fd().try_clone_to_owned() {
+            Ok(fd) => UnixStream::from(fd),
+            Err(error) => return Ok(Err(Trouble::new(path.display(), error))),
+        };
+        return Ok(Ok(Found {
+            stream,
+            target,
+            writes,
+            multi,
+        }));
+    }
+    Ok(Err(Trouble(format!(
+        "{}: none of its BARs can be read; there is nothing to measure",
+        path.display()
+    ))))
+}
+
+fn try_multi(
+    client: &mut Client,
+    target: Target,
+    writes: &Result<(), Trouble>,
+) -> Result<Result<(), Trouble>, ClientError> {
+    if !client.agreement().write_multiple {
+        let why = "the server does not know REGION_WRITE_MULTI";
+        return Ok(Err(Trouble(why.to_owned())));
+    }
+    if writes.is_err() {
+        return Ok(writes.clone());
+    }
+    let access = RegionAccess {
+        offset: target.offset,
+        region: target.region,
+        count: 4,
+    };
+    let mut data = [0; 8];
+    data[..4].copy_from_slice(&target.data);
+    tried(client.write_multi(&[(access, data)]))
+}
+
+/// A refusal is an answer.
+fn tried(outcome: Result<(), ClientError>) -> Result<Result<(), Trouble>, ClientError> {
+    match outcome {
+        Ok(()) => Ok(Ok(())),
+        Err(error @ ClientError::Refused { .. }) => Ok(Err(Trouble(error.to_string()))),
+        Err(error) => Err(error),
+    }
+}
