@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, Section, dispatch};
+use super::{Bench, Section, dispatch, qemu};
 
 /// The rungs that are measured unless others are asked for. The third needs
 /// somebody else's server, the sixth runs inside a guest.
@@ -39,6 +39,7 @@ impl Ladder {
     fn rung(&self, rung: u8, bench: &Bench<'_>) -> Vec<Section> {
         match rung {
             1 => vec![dispatch(bench)],
+            5 => qemu(bench, &self.program, self.qemu.as_deref()),
             _ => Vec::new(),
         }
     }

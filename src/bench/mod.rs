@@ -22,6 +22,7 @@
 //! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
 //! | [`socket`](socket()) | rungs 2 and 3: servers on a socket |
+//! | `qemu` | rung 5: QEMU, timed by a guest of its own |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 
 mod clock;
@@ -35,6 +36,7 @@ pub mod output;
 mod parse;
 mod peer;
 mod plan;
+mod qemu;
 mod report;
 mod scheduling;
 mod socket;
@@ -51,6 +53,7 @@ pub use machine::Machine;
 pub use measure::{Bench, Candidate, Progress, Quiet};
 pub use peer::{Peer, PeerKind, PeerOptions, Stamps, serve_peer};
 pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
+pub use qemu::qemu;
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
 pub use socket::{other_server, socket};
 pub use statistics::{Spread, median, t_quantile, welch};

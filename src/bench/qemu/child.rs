@@ -1,0 +1,89 @@
+//! A child process in a group of its own, so that a terminal's Ctrl-C reaches
+//! us alone. It does not outlive its handle.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::debian::process::{Process, lines_of};
+
+/// How long the rest of its messages may take once it has ended.
+const WORDS_LIMIT: Duration = Duration::from_millis(500);
+
+/// A running process, whose standard error is kept.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: Process,
+    errors: Receiver<String>,
+    reaped: bool,
+}
+
+impl Child {
+    /// Starts it; standard output goes nowhere.
+    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let errors = child.stderr.take();
+        let process = Process::new(child);
+        let errors = errors.ok_or_else(|| io::Error::other("it has no standard error"))?;
+        Ok(Child {
+            process,
+            errors: lines_of(errors),
+            reaped: false,
+        })
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.wait(Duration::ZERO)
+    }
+
+    /// How it ended, if it does so within this time.
+    pub(super) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        // That it cannot be waited for is noticed at the caller's deadline.
+        let status = self.process.wait(Instant::now() + limit).ok().flatten();
+        self.reaped |= status.is_some();
+        status
+    }
+
+    /// Kills it and returns the last line that it wrote, after `what`.
+    pub(super) fn last_words(&mut self, what: &str) -> String {
+        self.kill();
+        let mut last = None;
+        while let Ok(line) = self.errors.recv_timeout(WORDS_LIMIT) {
+            if !line.trim().is_empty() {
+                last = Some(line);
+            }
+        }
+        match last {
+            Some(line) => format!("{what}: {}", line.trim()),
+            None => what.to_owned(),
+        }
+    }
+
+    fn kill(&mut self) {
+        // Once it is reaped, its number may be another's.
+        let group = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        if let (Some(group), false) = (group, self.reaped) {
+            // It may just have ended.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        self.process.kill();
+        self.reaped = true;
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

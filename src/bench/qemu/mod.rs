@@ -1,0 +1,465 @@
+//! Rung 5: QEMU with our device behind `vfio-user-pci`, beside a device
+//! inside QEMU, timed by a guest of a few hundred bytes.
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | `program` | which QEMU: the user's, one in PATH, Debian's |
+//! | `guest.s`, `guest` | the guest, what it is told, and what it leaves in its memory |
+//! | `rows` | which accesses to which devices |
+//! | `server` | a server process for each device of ours |
+//! | `boot` | QEMU from its start to its end |
+//! | `child` | processes that do not outlive us |
+
+mod boot;
+mod child;
+mod guest;
+mod program;
+mod rows;
+mod server;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use self::boot::{Accelerator, Boot, Limits, Measured};
+use self::guest::{Task, ticks};
+use self::program::Program;
+use self::rows::{Entry, InProcess, OURS};
+use self::server::Server;
+use super::{Bench, Section, Tally, Trouble};
+
+/// The rung.
+const RUNG: u8 = 5;
+
+/// A confidence interval needs some runs, however long a boot takes.
+const FEWEST_RUNS: u32 = 3;
+
+/// How long a section may take before its runs are cut to the fewest, in
+/// slices of one row. A boot costs as much as hundreds of slices.
+const BUDGET: u32 = 25;
+
+/// Until the guest's first instruction: a fraction of a second.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// From how many nanoseconds on reading the timer twice must be emulated.
+const EMULATED: f64 = 500.0;
+
+/// How far the guest's counter may be off ours before its own word is taken.
+const SAME_TICK: f64 = 0.1;
+
+/// Where the servers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placement {
+    /// On QEMU's CPU.
+    Same,
+    /// On another.
+    Two,
+}
+
+impl Placement {
+    fn name(self) -> &'static str {
+        match self {
+            Placement::Same => "same",
+            Placement::Two => "two",
+        }
+    }
+}
+
+/// Measures QEMU: the one at `given`, or the best that can be found or
+/// fetched. `program` is ours, to serve the devices.
+pub fn qemu(bench: &Bench<'_>, program: &Path, given: Option<&Path>) -> Vec<Section> {
+    let qemu = match Program::find(bench, given) {
+        Ok(qemu) => qemu,
+        // Whoever interrupted us knows why there is none.
+        Err(_) if bench.plan.interrupt.raised() => return Vec::new(),
+        Err(trouble) => {
+            let mut section = Section::new(RUNG, "QEMU");
+            section.gap("QEMU", trouble);
+            return vec![section];
+        }
+    };
+    let mut sections = Vec::new();
+    for accelerator in [Accelerator::Tcg, Accelerator::Kvm] {
+        for placement in [Placement::Same, Placement::Two] {
+            if bench.plan.interrupt.raised() {
+                return sections;
+            }
+            let rung = Rung::new(bench, program, &qemu, accelerator, placement);
+            let section = rung.section();
+            // What keeps one from its first row keeps the other as well; and
+            // without servers there is no second place.
+            let only = section.rows.is_empty() || !rung.ours;
+            sections.push(section);
+            if only {
+                break;
+            }
+        }
+    }
+    sections
+}
+
+/// A section in the making: one accelerator, one placement.
+struct Rung<'a> {
+    bench: &'a Bench<'a>,
+    program: &'a Path,
+    qemu: &'a Program,
+    accelerator: Accelerator,
+    placement: Placement,
+    inside: Option<&'static InProcess>,
+    /// Whether QEMU can be a client of ours.
+    ours: bool,
+    entries: Vec<Entry>,
+    task: Task,
+}
+
+impl<'a> Rung<'a> {
+    fn new(
+        bench: &'a Bench<'a>,
+        program: &'a Path,
+        qemu: &'a Program,
+        accelerator: Accelerator,
+        placement: Placement,
+    ) -> Self {
+        let inside = rows::in_process(qemu);
+        let ours = qemu.why_not_vfio_user().is_none();
+        let entries = rows::rows(inside, ours);
+        let task = Task {
+            rows: entries
+                .iter()
+                .map(|entry| (entry.operation, entry.target))
+                .collect(),
+            slices: bench.plan.slices,
+            // In TCG the guest's counter is the host's, in KVM it runs as
+            // fast; where it does not, slices are longer or shorter.
+            goal: ticks(bench.plan.slice, bench.clock.tick()),
+        };
+        Rung {
+            bench,
+            program,
+            qemu,
+            accelerator,
+            placement,
+            inside,
+            ours,
+            entries,
+            task,
+        }
+    }
+
+    /// `qemu.kvm.same.` and what follows.
+    fn name(&self, row: &str) -> String {
+        let (accelerator, placement) = (self.accelerator.name(), self.placement.name());
+        format!("qemu.{accelerator}.{placement}.{row}")
+    }
+
+    fn title(&self) -> String {
+        let accelerator = match self.accelerator {
+            Accelerator::Tcg => "TCG",
+            Accelerator::Kvm => "KVM",
+        };
+        let place = match self.placement {
+            Placement::Same => "servers on QEMU's CPU",
+            Placement::Two => "servers on another CPU",
+        };
+        format!("{}, {accelerator}, {place}", self.qemu)
+    }
+
+    /// Where the servers run.
+    fn server_cpu(&self) -> Option<usize> {
+        match self.placement {
+            Placement::Same => Some(self.bench.plan.pinning.client),
+            Placement::Two => self.bench.plan.pinning.other,
+        }
+    }
+
+    fn section(&self) -> Section {
+        let mut section = Section::new(RUNG, self.title());
+        self.explain(&mut section);
+        if let Some(why) = self.qemu.why_not_vfio_user() {
+            section.gap(self.name("*.stub, *.posted, *.acked, *.mapped"), why);
+        }
+        let Some(server_cpu) = self.server_cpu() else {
+            section.gap(self.name("*"), "this process may use one CPU only");
+            return section;
+        };
+        if let Err(trouble) = self.usable() {
+            section.gap(self.name("*"), trouble);
+            return section;
+        }
+        self.measure(server_cpu, &mut section);
+        self.explain_timer(&mut section);
+        section.relate();
+        section
+    }
+
+    fn explain(&self, section: &mut Section) {
+        section.notes.push(format!(
+            "{}, {}. The guest times each access with rdtsc; what that costs is in every \
+             sample: see the row {}.",
+            self.qemu,
+            self.qemu.place(),
+            self.name("timer"),
+        ));
+        if self.ours {
+            section.notes.push(
+                "A slice of posted writes is a burst: the guest then waits, untimed, until all \
+                 have arrived."
+                    .to_owned(),
+            );
+        }
+        if self.inside.is_none() {
+            section.gap(
+                self.name("*.edu"),
+                format!("{} has neither edu nor pci-testdev", self.qemu),
+            );
+        }
+    }
+
+    /// Says so if the guest's instructions are not the processor's work.
+    fn explain_timer(&self, section: &mut Section) {
+        let timer = section.rows.iter().find(|row| row.floor.is_none());
+        let slow = timer.is_some_and(|timer| timer.summary.p50 > EMULATED);
+        if slow && self.accelerator == Accelerator::Kvm {
+            section.notes.push(
+                "KVM emulates the guest's instructions here, as nested KVM may: each costs a \
+                 microsecond or more, with or without an access to a device."
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// Whether the accelerator can be had: opening says more than QEMU does.
+    fn usable(&self) -> Result<(), Trouble> {
+        if self.accelerator == Accelerator::Kvm {
+            std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+                .map_err(|error| Trouble::new("KVM does not work here: /dev/kvm", error))?;
+        }
+        Ok(())
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        let named = |entry: &Entry| {
+            let floor = entry.floor.as_deref().map(|floor| self.name(floor));
+            let batch = entry.operation.batch();
+            Tally::named(
+                &self.name(&entry.name),
+                &entry.what,
+                floor.as_deref(),
+                batch,
+            )
+        };
+        self.entries.iter().map(named).collect()
+    }
+
+    fn measure(&self, server_cpu: usize, section: &mut Section) {
+        let mut tallies = self.tallies();
+        let plan = &self.bench.plan;
+        let budget = plan.slice * plan.slices * plan.runs * BUDGET;
+        let (started, mut runs) = (Instant::now(), 0);
+        while runs < plan.runs && (runs < FEWEST_RUNS || started.elapsed() < budget) {
+            self.bench.progress.step(&section.title, runs, plan.runs);
+            match self.run(server_cpu) {
+                Ok(measured) => self.take(runs, measured, &mut tallies, section),
+                Err(_) if plan.interrupt.raised() => break,
+                Err(trouble) => {
+                    section.gap(self.name("*"), trouble);
+                    break;
+                }
+            }
+            runs += 1;
+        }
+        self.bench
+            .progress
+            .step(&section.title, plan.runs, plan.runs);
+        for tally in tallies {
+            let (name, partial) = (tally.name().to_owned(), tally.partial());
+            match (tally.finish(), partial) {
+                (Some(row), _) => section.rows.push(row),
+                (None, Some(why)) => section.gap(name, why),
+                // The gap above says why.
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// One boot with servers of its own.
+    fn run(&self, server_cpu: usize) -> Result<Measured, Trouble> {
+        let failed = |error| Trouble::new("cannot make a temporary directory", error);
+        let directory = tempfile::tempdir().map_err(failed)?;
+        let mut devices: Vec<String> = self.inside.iter().map(|inside| inside.argument()).collect();
+        let mut servers = Vec::new();
+        for (number, ours) in OURS.iter().enumerate().filter(|_| self.ours) {
+            let place = directory.path().join(number.to_string());
+            std::fs::create_dir(&place).map_err(failed)?;
+            let server = Server::start(self.bench, self.program, ours.device, server_cpu, &place)?;
+            devices.push(ours.argument(&server.socket));
+            servers.push(server);
+        }
+        let boot = Boot {
+            qemu: self.qemu,
+            accelerator: self.accelerator,
+            cpu: self.bench.plan.pinning.client,
+            devices,
+            task: &self.task,
+            limits: self.limits(),
+        };
+        boot.run(directory.path(), &self.bench.plan.interrupt)
+    }
+
+    /// Ten times what the guest should need, and more for a busy machine. The
+    /// last doubling of a row takes up to twice the goal, all before as much.
+    fn limits(&self) -> Limits {
+        let plan = &self.bench.plan;
+        let rows = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let slices = plan.slice * (plan.slices + 4) * rows;
+        Limits {
+            start: START_LIMIT,
+            work: START_LIMIT + slices * 10,
+        }
+    }
+
+    /// Takes a run's samples.
+    fn take(&self, run: u32, measured: Measured, tallies: &mut [Tally], section: &mut Section) {
+        let now = self.bench.elapsed();
+        let tick = self.tick(&measured, run, section);
+        let nanoseconds = |ticks: u64| {
+            #[allow(clippy::cast_precision_loss)] // Weeks fit.
+            let ticks = ticks as f64;
+            ticks * tick
+        };
+        let last = measured.records.last().map_or(0, |record| record.counter);
+        let when = |counter: u64| {
+            let before = nanoseconds(last.saturating_sub(counter)) / 1e9;
+            now.saturating_sub(Duration::try_from_secs_f64(before).unwrap_or_default())
+        };
+        let first = measured.records.first().map_or(0, |record| record.counter);
+        for tally in &mut *tallies {
+            tally.begin(run, when(first));
+        }
+        for record in measured.records {
+            // The number of the row was checked when the record was read.
+            let (tally, entry) = (&mut tallies[record.row], &self.entries[record.row]);
+            if let Some(expected) = entry.expected
+                && record.value != expected
+                && !tally.is_partial()
+            {
+                let value = record.value;
+                let wrong = format!("the guest read {value:#x} where {expected:#x} should be");
+                tally.ended_early(&Trouble(wrong));
+            }
+            if !tally.is_partial() {
+                let batch = f64::from(entry.operation.batch());
+                let samples = record.samples.iter();
+                let samples = samples.map(|&ticks| nanoseconds(ticks.into()) / batch);
+                tally.slice_of(when(record.counter), samples.collect());
+            }
+        }
+    }
+
+    /// What a tick of the guest's counter is, in nanoseconds. The host's
+    /// figure is the better one, if both count the same.
+    fn tick(&self, measured: &Measured, run: u32, section: &mut Section) -> f64 {
+        let host = self.bench.clock.tick();
+        let Some(guest) = measured.tick else {
+            return host;
+        };
+        if (guest / host - 1.0).abs() < SAME_TICK {
+            return host;
+        }
+        if run == 0 {
+            section.notes.push(format!(
+                "A tick of the guest's counter is {guest:.4} ns by its PM timer and {host:.4} ns \
+                 by the host's clock: the guest's word is taken."
+            ));
+        }
+        guest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::guest::Record;
+    use super::*;
+    use crate::bench::{Pinning, Plan, Quiet};
+
+    /// A QEMU that never ends, and leaves its process id in the directory.
+    const HANGS: &str = r#"#!/bin/sh
+case "$*" in
+--version) echo "QEMU emulator version 11.1.3" ;;
+*help) echo 'name "edu"'; echo 'name "vfio-user-pci"' ;;
+*) echo $$ >"$0.pid"; exec sleep 1000 ;;
+esac
+"#;
+
+    fn hanging() -> (TempDir, Program, Bench<'static>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qemu");
+        fs::write(&path, HANGS).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let bench = Bench::new(Plan::quick(Pinning::choose().unwrap()), &Quiet);
+        let qemu = Program::find(&bench, Some(&path)).unwrap();
+        (directory, qemu, bench)
+    }
+
+    #[test]
+    fn a_qemu_that_hangs_is_given_up_and_killed() {
+        let (directory, qemu, bench) = hanging();
+        let program = Path::new("unused");
+        let rung = Rung::new(&bench, program, &qemu, Accelerator::Tcg, Placement::Same);
+        let boot = Boot {
+            qemu: &qemu,
+            accelerator: Accelerator::Tcg,
+            cpu: bench.plan.pinning.client,
+            devices: Vec::new(),
+            task: &rung.task,
+            limits: Limits {
+                start: Duration::from_millis(300),
+                work: Duration::ZERO,
+            },
+        };
+        let trouble = boot
+            .run(directory.path(), &bench.plan.interrupt)
+            .unwrap_err();
+        assert_eq!(trouble.0, "the guest did not begin within 300ms");
+        let pid = fs::read_to_string(directory.path().join("qemu.pid")).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists());
+
+        let interrupt = bench.plan.interrupt.flag();
+        interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
+        let trouble = boot
+            .run(directory.path(), &bench.plan.interrupt)
+            .unwrap_err();
+        assert_eq!(trouble.0, "interrupted");
+    }
+
+    #[test]
+    fn a_register_that_holds_something_else_ends_its_row() {
+        let (_directory, qemu, bench) = hanging();
+        let program = Path::new("unused");
+        let rung = Rung::new(&bench, program, &qemu, Accelerator::Tcg, Placement::Same);
+        let mut tallies = rung.tallies();
+        let record = |row, value| Record {
+            row,
+            counter: 1000,
+            value,
+            samples: vec![100],
+        };
+        let measured = Measured {
+            // The timer, and a stub whose server is gone.
+            records: vec![record(0, 0), record(3, u32::MAX)],
+            tick: None,
+        };
+        let mut section = Section::default();
+        rung.take(0, measured, &mut tallies, &mut section);
+        assert_eq!(tallies[0].partial(), None);
+        let said = "the guest read 0xffffffff where 0x55504756 should be";
+        assert_eq!(tallies[3].partial().as_deref(), Some(said));
+    }
+}
