@@ -87,7 +87,7 @@ vgpu_stub_bench_guest:
         decl SLICES
         jnz .Lround
         movl $2, STATUS
-.Lexit:  movb $EXIT_VALUE, %al
+.Lexit: movb $EXIT_VALUE, %al
         movw $EXIT_PORT, %dx
         outb %al, %dx
 2:      hlt
@@ -187,20 +187,24 @@ vgpu_stub_bench_guest:
         inl %dx, %eax
         ret
 
-# Doubles the samples of each row until a slice takes the goal time. This is
-# the warm-up too.
-.Lsize:   movl $ROWS, %esi
+# Doubles the samples of each row until a slice takes the goal time, and again
+# so when repeated: one that was disturbed must not end it. This is the warm-up
+# too.
+.Lsize: movl $ROWS, %esi
 1:      movl $1, SAMPLES(%esi)
 2:      call .Lslice
         cmpl GOAL, %eax
-        jae 3f
-        movl SAMPLES(%esi), %eax
+        jb 3f
+        call .Lslice
+        cmpl GOAL, %eax
+        jae 4f
+3:      movl SAMPLES(%esi), %eax
         addl %eax, %eax
         cmpl MOST, %eax
-        ja 3f
+        ja 4f
         movl %eax, SAMPLES(%esi)
         jmp 2b
-3:      addl $1 << ROW_BITS, %esi
+4:      addl $1 << ROW_BITS, %esi
         cmpl ROWS_END, %esi
         jb 1b
         ret
@@ -208,7 +212,7 @@ vgpu_stub_bench_guest:
 # Takes one slice of row %esi, writes its record, and returns in %eax how many
 # ticks it took. The read at its end waits for writes that are still under
 # way, so that they are not in the next row's slice; its value is recorded.
-.Lslice:  movl RECORD, %edi
+.Lslice: movl RECORD, %edi
         movl %esi, %eax
         subl $ROWS, %eax
         shrl $ROW_BITS, %eax
@@ -278,9 +282,9 @@ vgpu_stub_bench_guest:
         cmpl $4, %eax
         je .Lwrites
         sampling
-.Lread:   sampling movl (%esi), %eax
-.Lwrite:  sampling movl %ecx, (%esi)
-.Lreads:  sampling read_batch
+.Lread: sampling movl (%esi), %eax
+.Lwrite: sampling movl %ecx, (%esi)
+.Lreads: sampling read_batch
 .Lwrites: sampling write_batch
 
         .org vgpu_stub_bench_guest + 0x400

@@ -309,11 +309,12 @@ impl<'a> Rung<'a> {
     }
 
     /// Ten times what the guest should need, and more for a busy machine. The
-    /// last doubling of a row takes up to twice the goal, all before as much.
+    /// last doubling of a row takes up to twice the goal, and is repeated; all
+    /// before take as much.
     fn limits(&self) -> Limits {
         let plan = &self.bench.plan;
         let rows = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        let slices = plan.slice * (plan.slices + 4) * rows;
+        let slices = plan.slice * (plan.slices + 6) * rows;
         Limits {
             start: START_LIMIT,
             work: START_LIMIT + slices * 10,
