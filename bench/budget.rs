@@ -26,6 +26,7 @@ use std::time::Duration;
 use measure::allocations::{self, Counting};
 use measure::client::Access;
 use measure::served::{Resident, Served, Tool};
+use measure::switches;
 use measure::{Runs, instructions, system_calls};
 use rig::RigError;
 use table::{Figure, Row, Table};
@@ -87,6 +88,7 @@ fn access_rows(program: &Path, table: &mut Table) {
             figure: taken.map(|taken| Figure::count(taken, taken <= 0.0)),
         });
     }
+    switch_rows(program, table);
     let executed = instructions::per_access(program, Access::Read, RUNS);
     table.add(Row {
         what: "user instructions per read".to_owned(),
@@ -94,6 +96,20 @@ fn access_rows(program: &Path, table: &mut Table) {
         how: "callgrind of the server, libc included",
         figure: executed.map(|executed| Figure::count(executed, executed < 400.0)),
     });
+}
+
+/// Each side waits once; a posted write waits for nobody.
+fn switch_rows(program: &Path, table: &mut Table) {
+    for access in [Access::Read, Access::Write] {
+        let switches = switches::per_access(program, access, RUNS);
+        table.add(Row {
+            what: format!("voluntary context switches per {access}"),
+            goal: "2".to_owned(),
+            how: "/proc/PID/status of client and server, both blocking, on one CPU",
+            // A tenth is one in a round.
+            figure: switches.map(|count| Figure::count(count, count < 2.15)),
+        });
+    }
 }
 
 fn program_rows(program: &Path, table: &mut Table) {

@@ -1,6 +1,6 @@
 //! What an access may cost at most, as counts that a build without
 //! optimisation has too: no heap allocation, and one system call for each
-//! message. `cargo bench --bench budget` measures these and the rest.
+//! message; and what measuring one takes. `cargo bench --bench budget` measures these and the rest.
 
 #[path = "../bench/measure/mod.rs"]
 mod measure;
@@ -41,4 +41,55 @@ fn an_access_is_one_receive_and_one_send_at_most() {
         // A stray call of another thread in 500 accesses is not theirs.
         assert!(calls < most + 0.05, "{calls} system calls per {access}");
     }
+}
+
+#[test]
+fn each_side_of_an_access_waits_once() {
+    let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
+    for access in [Access::Read, Access::Write] {
+        let Some(switches) = or_skip(measure::switches::per_access(program, access, RUNS)) else {
+            return;
+        };
+        // A switch more in a round of ten accesses is not theirs.
+        assert!(
+            switches < 2.15,
+            "{switches} voluntary context switches per {access}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_allocated_while_samples_are_taken() {
+    use std::cell::RefCell;
+    use vgpu_stub::bench::{Bench, Candidate, Clock, Ladder, Pinning, Plan};
+
+    let clock = Clock::new();
+    let taken = RefCell::new(Vec::new());
+    let count = |candidate: &mut Candidate<'_>| {
+        let mut ticks = [0; 64];
+        let mut sample = |ticks: &mut [u64]| {
+            let sampled = candidate.subject.sample(&clock, ticks);
+            sampled.unwrap_or_else(|trouble| panic!("{}: {trouble}", candidate.name));
+        };
+        // As when the bench warms up.
+        sample(&mut ticks[..1]);
+        let before = allocations::taken();
+        sample(&mut ticks);
+        let allocations = allocations::taken() - before;
+        taken
+            .borrow_mut()
+            .push((candidate.name.clone(), allocations));
+    };
+    let ladder = Ladder {
+        rungs: vec![1, 2, 4],
+        program: env!("CARGO_BIN_EXE_vgpu-stub").into(),
+        socket_path: None,
+        qemu: None,
+    };
+    let plan = Plan::quick(Pinning::choose().unwrap());
+    ladder.measure(&Bench::handing_over(plan, &count));
+    let taken = taken.into_inner();
+    assert!(taken.iter().any(|(name, _)| name == "dispatch.read.4"));
+    let some: Vec<_> = taken.iter().filter(|(_, taken)| *taken > 0).collect();
+    assert!(some.is_empty(), "allocations in 64 samples: {some:?}");
 }

@@ -60,6 +60,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// How many allocations the calling thread has made.
+pub(crate) fn taken() -> u64 {
+    TAKEN.get()
+}
+
 /// The stub, noting its thread's allocations.
 struct Metered {
     stub: Stub,
@@ -68,7 +73,7 @@ struct Metered {
 
 impl Metered {
     fn note(&self) {
-        self.taken.store(TAKEN.get(), Ordering::SeqCst);
+        self.taken.store(taken(), Ordering::SeqCst);
     }
 }
 

@@ -1,5 +1,5 @@
 //! What one access costs, as counts that come out the same on every machine:
-//! system calls, heap allocations, instructions. And what the program as a
+//! system calls, context switches, heap allocations, instructions. And what the program as a
 //! whole costs: start, memory, size.
 //!
 //! `bench/budget.rs` prints them all beside their goals, `tests/counts.rs`
@@ -17,6 +17,7 @@ pub(crate) mod allocations;
 pub(crate) mod client;
 pub(crate) mod instructions;
 pub(crate) mod served;
+pub(crate) mod switches;
 pub(crate) mod system_calls;
 
 /// The accesses of the short run and of the long one.

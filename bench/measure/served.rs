@@ -134,8 +134,13 @@ impl Served {
         self.ended()
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Waits for its end, which must be a clean one.
-    fn ended(mut self) -> Result<(), RigError> {
+    pub(crate) fn ended(mut self) -> Result<(), RigError> {
         match self.process.wait(Instant::now() + LIMIT) {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(RigError::failed("the server", status)),
