@@ -90,13 +90,17 @@ struct Dispatch {
 
 impl Subject for Dispatch {
     fn sample(&mut self, clock: &Clock, ticks: &mut [u64]) -> Result<(), Trouble> {
-        let offset = u64::from(StubRegister::SCRATCH.row().offset);
         let mut data = [0; 8];
         let Dispatch {
             endpoint,
             bytes,
             write,
         } = self;
+        let register = match bytes {
+            8 => StubRegister::SCRATCH64,
+            _ => StubRegister::SCRATCH,
+        };
+        let offset = u64::from(register.row().offset);
         timed(clock, ticks, BATCH, || {
             let data = black_box(&mut data[..*bytes]);
             let done = if *write {

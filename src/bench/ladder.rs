@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, Section, dispatch, qemu};
+use super::{Bench, Section, dispatch, other_server, qemu, socket};
 
 /// The rungs that are measured unless others are asked for. The third needs
 /// somebody else's server, the sixth runs inside a guest.
@@ -39,6 +39,13 @@ impl Ladder {
     fn rung(&self, rung: u8, bench: &Bench<'_>) -> Vec<Section> {
         match rung {
             1 => vec![dispatch(bench)],
+            2 => socket(bench, &self.program),
+            3 => {
+                let path = self.socket_path.as_deref();
+                path.map(|path| other_server(bench, &self.program, path))
+                    .into_iter()
+                    .collect()
+            }
             5 => qemu(bench, &self.program, self.qemu.as_deref()),
             _ => Vec::new(),
         }

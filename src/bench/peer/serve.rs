@@ -14,7 +14,7 @@ use crate::endpoint::REGIONS;
 use crate::protocol::{Command, Header};
 use crate::server::{Observer, Server, Source, Waiting, serve_observed};
 
-/// When a peer did what for one read, in ticks of the [`Clock`].
+/// When a peer did what for one read, in ticks of the [`Clock`](crate::bench::Clock).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
     /// The message had been received.
@@ -155,7 +155,7 @@ fn crates_server(listener: OwnedFd) -> vfio_user::Server {
             reason = "its type is of a crate that is not among ours"
         )]
         let mut region = ServerRegion {
-            region_info: Default::default(),
+            region_info: vfio_region_info::default(),
             sparse_areas: Vec::new(),
             mmap_fd: None,
         };
