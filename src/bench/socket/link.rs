@@ -25,7 +25,7 @@ const SPINS: u32 = 256;
 const ROOM: usize = 256;
 
 /// A connection to a server, or to a ping-pong in its place.
-pub(super) struct Link {
+pub(in crate::bench) struct Link {
     stream: UnixStream,
     flags: RecvFlags,
     buffer: [u8; ROOM],
@@ -46,7 +46,7 @@ impl Link {
     /// # Errors
     ///
     /// If the socket does not take a timeout.
-    pub(super) fn new(
+    pub(in crate::bench) fn new(
         stream: UnixStream,
         waiting: Waiting,
         interrupt: Interrupt,
@@ -74,7 +74,7 @@ impl Link {
     ///
     /// If the other side is gone, or takes nothing in time.
     #[inline]
-    pub(super) fn send(&mut self, message: &[u8]) -> Result<(), Trouble> {
+    pub(in crate::bench) fn send(&mut self, message: &[u8]) -> Result<(), Trouble> {
         let mut rest = message;
         let mut wait = Wait::default();
         loop {
@@ -92,7 +92,7 @@ impl Link {
     ///
     /// If it is another one, or does not come whole and in time.
     #[inline]
-    pub(super) fn receive(&mut self, reply: &Reply) -> Result<(), Trouble> {
+    pub(in crate::bench) fn receive(&mut self, reply: &Reply) -> Result<(), Trouble> {
         let mut here = 0;
         let mut wait = Wait::default();
         loop {
@@ -112,6 +112,12 @@ impl Link {
                 return Ok(());
             }
         }
+    }
+
+    /// What the reply that was received last had behind its beginning.
+    #[inline]
+    pub(in crate::bench) fn data(&self, reply: &Reply) -> &[u8] {
+        self.buffer.get(reply.head.len()..reply.size).unwrap_or(&[])
     }
 
     /// After a call that brought nothing: whether to try again.

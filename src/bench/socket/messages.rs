@@ -8,39 +8,39 @@ pub(super) const WRITES: usize = 8;
 
 /// Four bytes of a device, and what may be written there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target {
-    pub(super) region: u32,
-    pub(super) offset: u64,
-    pub(super) data: [u8; 4],
+pub(in crate::bench) struct Target {
+    pub(in crate::bench) region: u32,
+    pub(in crate::bench) offset: u64,
+    pub(in crate::bench) data: [u8; 4],
 }
 
 /// A message and its answer.
-pub(super) struct Exchange {
-    pub(super) request: Vec<u8>,
+pub(in crate::bench) struct Exchange {
+    pub(in crate::bench) request: Vec<u8>,
     /// None to a posted write.
-    pub(super) reply: Option<Reply>,
+    pub(in crate::bench) reply: Option<Reply>,
 }
 
 /// An answer that is waited for.
-pub(super) struct Reply {
+pub(in crate::bench) struct Reply {
     /// How long it is.
-    pub(super) size: usize,
+    pub(in crate::bench) size: usize,
     /// How it begins; empty for a ping-pong's, which means nothing.
-    pub(super) head: Vec<u8>,
+    pub(in crate::bench) head: Vec<u8>,
 }
 
 /// The messages of each access.
-pub(super) struct Messages {
-    pub(super) read: Exchange,
-    pub(super) write: Exchange,
-    pub(super) post: Exchange,
-    pub(super) multi: Exchange,
+pub(in crate::bench) struct Messages {
+    pub(in crate::bench) read: Exchange,
+    pub(in crate::bench) write: Exchange,
+    pub(in crate::bench) post: Exchange,
+    pub(in crate::bench) multi: Exchange,
 }
 
 impl Messages {
     /// A vfio-user client's. Their ids differ, so that an answer to a posted
     /// write is told from the answer to what follows it.
-    pub(super) fn vfio_user(target: Target) -> Self {
+    pub(in crate::bench) fn vfio_user(target: Target) -> Self {
         let access = RegionAccess {
             offset: target.offset,
             region: target.region,

@@ -21,10 +21,10 @@ use crate::client::{Client, Options};
 use crate::device::Register;
 use crate::devices::StubRegister;
 use crate::server::Waiting;
-use link::Link;
-use messages::{Messages, Target};
 use rows::{Connection, POSTED, Server};
 
+pub(super) use link::Link;
+pub(super) use messages::{Messages, Target};
 pub use other::other_server;
 
 /// Where the two sides run, and how they wait.
