@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, Section, dispatch, other_server, qemu, socket};
+use super::{Bench, Section, dispatch, kvm, other_server, qemu, socket};
 
 /// The rungs that are measured unless others are asked for. The third needs
 /// somebody else's server, the sixth runs inside a guest.
@@ -46,6 +46,7 @@ impl Ladder {
                     .into_iter()
                     .collect()
             }
+            4 => kvm(bench, &self.program),
             5 => qemu(bench, &self.program, self.qemu.as_deref()),
             _ => Vec::new(),
         }

@@ -22,13 +22,15 @@
 //! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
 //! | [`socket`](socket()) | rungs 2 and 3: servers on a socket |
-//! | `qemu` | rung 5: QEMU, timed by a guest of its own |
+//! | [`kvm`](kvm()) | rung 4: a VM of our own |
+//! | [`qemu`](qemu()) | rung 5: QEMU, timed by a guest of its own |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 
 mod clock;
 mod compare;
 mod dispatch;
 mod guest;
+mod kvm;
 mod ladder;
 mod machine;
 mod measure;
@@ -48,6 +50,7 @@ pub use clock::Clock;
 pub use compare::{Change, Compared, Comparison, Of, Verdict};
 pub use dispatch::dispatch;
 pub use guest::{Address, Place, Target, Wanted, guest};
+pub use kvm::kvm;
 pub use ladder::{Ladder, USUAL_RUNGS};
 pub use machine::Machine;
 pub use measure::{Bench, Candidate, Progress, Quiet};
