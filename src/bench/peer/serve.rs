@@ -155,7 +155,7 @@ fn crates_server(listener: OwnedFd) -> vfio_user::Server {
             reason = "its type is of a crate that is not among ours"
         )]
         let mut region = ServerRegion {
-            region_info: vfio_region_info::default(),
+            region_info: Default::default(),
             sparse_areas: Vec::new(),
             mmap_fd: None,
         };
