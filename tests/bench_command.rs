@@ -12,7 +12,7 @@ use program::{output, program, text};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::tempdir;
-use vgpu_stub::bench::Report;
+use vgpu_stub::bench::{Pinned, Pinning, Report};
 
 const RUNG_1: [&str; 4] = ["bench", "--quick", "--rungs", "1"];
 
@@ -85,6 +85,31 @@ fn what_cannot_be_measured_at_all_is_told_first() {
         let (got, said) = fails(&[&place[..], arguments].concat());
         assert_eq!(got, status, "{said}");
         assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn one_cpu_leaves_gaps_where_two_are_needed() {
+    let dir = tempdir().unwrap();
+    let only = Pinning::choose().unwrap().client;
+    // What this thread starts inherits it.
+    let _pinned = Pinned::to(only).unwrap();
+    let place = ["--output", text(dir.path())];
+    let json = output(
+        ["bench", "--quick", "--rungs", "2", "--json"]
+            .iter()
+            .chain(&place),
+    );
+    let report = Report::parse(std::str::from_utf8(&json.stdout).unwrap()).unwrap();
+    assert_eq!(report.method.client_cpu, only);
+    assert_eq!(report.method.other_cpu, None);
+    let [same, rest @ ..] = &report.sections[..] else {
+        panic!("{report:?}");
+    };
+    assert!(same.gaps.is_empty() && !same.rows.is_empty());
+    for section in rest {
+        assert!(section.rows.is_empty());
+        assert!(section.gaps[0].why.contains("one CPU"), "{section:?}");
     }
 }
 

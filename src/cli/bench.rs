@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use vgpu_stub::bench::{
-    Bench, FORMAT, Interrupt, Ladder, Machine, Pinned, Pinning, Plan, Report, Section, USUAL_RUNGS,
+    Bench, FORMAT, Interrupt, Ladder, Machine, Pinned, Pinning, Plan, Report, Section, Trouble,
+    USUAL_RUNGS,
 };
 
 use super::bench_compare;
@@ -26,10 +27,6 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Take less than a minute.
-    #[arg(long)]
-    quick: bool,
-
     /// Measure these rungs only, 1 to 5; 3 needs --socket-path.
     #[arg(long, value_name = "N[,N...]", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
@@ -44,12 +41,27 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
 
+    #[command(flatten)]
+    how: How,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How to measure, whatever it is.
+#[derive(Debug, clap::Args)]
+pub(super) struct How {
+    /// Take less than a minute.
+    #[arg(long)]
+    quick: bool,
+
     /// Run on these CPUs: the client's, and the server's where it has its own.
     #[arg(long, value_name = "A[,B]", value_parser = parse_cpus)]
     cpus: Option<Pinning>,
 
-    #[command(flatten)]
-    output: Output,
+    /// Run under SCHED_FIFO, which starves what else wants these CPUs.
+    #[arg(long)]
+    fifo: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -63,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let ladder = ladder(args)?;
     let output = args.output.prepare()?;
-    let report = measure(args.quick, args.cpus, |bench| ladder.measure(bench))?;
+    let report = args.how.measure(|bench| ladder.measure(bench))?;
     output.write(&report)?;
     if let Some(path) = &args.socket_path
         && !report.interrupted
@@ -73,40 +85,50 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Measures as was asked for, until it is done or interrupted.
-pub(super) fn measure(
-    quick: bool,
-    cpus: Option<Pinning>,
-    climb: impl FnOnce(&Bench<'_>) -> Vec<Section>,
-) -> Result<Report, Failure> {
-    let pinning = match cpus {
-        Some(pinning) => pinning,
-        None => Pinning::choose().map_err(Failure::failed)?,
-    };
-    let plan = if quick {
-        Plan::quick(pinning)
-    } else {
-        Plan::thorough(pinning)
-    };
-    // What cannot be measured on at all is told at once.
-    for cpu in [Some(pinning.client), pinning.other].into_iter().flatten() {
-        Pinned::to(cpu).map_err(Failure::failed)?;
+impl How {
+    /// Measures as was asked for, until it is done or interrupted.
+    pub(super) fn measure(
+        &self,
+        climb: impl FnOnce(&Bench<'_>) -> Vec<Section>,
+    ) -> Result<Report, Failure> {
+        let plan = self.plan().map_err(Failure::failed)?;
+        stop_on_signals(&plan.interrupt)?;
+        let progress = Line::new();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let machine = Machine::look();
+        let bench = Bench::new(plan, &progress);
+        let sections = climb(&bench);
+        progress.clear();
+        Ok(Report {
+            format: FORMAT,
+            started: now.map_or(0, |now| now.as_secs()),
+            interrupted: bench.plan.interrupt.raised(),
+            machine,
+            method: bench.plan.method(self.quick, &bench.clock),
+            sections,
+        })
     }
-    stop_on_signals(&plan.interrupt)?;
-    let progress = Line::new();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let machine = Machine::look();
-    let bench = Bench::new(plan, &progress);
-    let sections = climb(&bench);
-    progress.clear();
-    Ok(Report {
-        format: FORMAT,
-        started: now.map_or(0, |now| now.as_secs()),
-        interrupted: bench.plan.interrupt.raised(),
-        machine,
-        method: bench.plan.method(quick, &bench.clock),
-        sections,
-    })
+
+    /// What was asked for, tried: what cannot be had is told at once.
+    fn plan(&self) -> Result<Plan, Trouble> {
+        let pinning = match self.cpus {
+            Some(pinning) => pinning,
+            None => Pinning::choose()?,
+        };
+        for cpu in [Some(pinning.client), pinning.other].into_iter().flatten() {
+            Pinned::to(cpu)?;
+        }
+        let plan = if self.quick {
+            Plan::quick(pinning)
+        } else {
+            Plan::thorough(pinning)
+        };
+        if self.fifo {
+            plan.with_fifo()
+        } else {
+            Ok(plan)
+        }
+    }
 }
 
 /// The first SIGINT or SIGTERM ends the measurement, the second the program.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use vgpu_stub::bench::{Address, Place, Report, Target, Wanted, guest};
 
-use super::bench::measure;
+use super::bench::How;
 use super::bench_output::Output;
 use super::failure::Failure;
 
@@ -52,9 +52,8 @@ pub(super) struct Args {
     #[arg(long)]
     force: bool,
 
-    /// Take a few seconds.
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    how: How,
 
     #[command(flatten)]
     output: Output,
@@ -78,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let target = Target::open(&wanted).map_err(Failure::failed)?;
     let output = args.output.prepare()?;
-    let report = measure(args.quick, None, |bench| vec![guest(bench, &target)])?;
+    let report = args.how.measure(|bench| vec![guest(bench, &target)])?;
     // The functions are back to how they were before anything else can fail.
     drop(target);
     output.write(&report)?;
