@@ -196,11 +196,10 @@ impl Inbox {
     /// # Errors
     ///
     /// See [`ReceiveError`].
-    #[allow(clippy::inline_always, reason = "every access comes through here")]
-    #[inline(always)]
+    #[inline]
     pub fn receive(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         if self.deferred.is_empty() {
-            return self.next(message, wait);
+            return self.receive_new(message, wait);
         }
         self.take_deferred(message);
         Ok(())
@@ -221,14 +220,8 @@ impl Inbox {
     /// # Errors
     ///
     /// See [`ReceiveError`].
-    #[cold]
+    #[inline(never)]
     pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
-        self.next(message, wait)
-    }
-
-    #[allow(clippy::inline_always, reason = "every access comes through here")]
-    #[inline(always)]
-    fn next(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         loop {
             let here = &self.buffer[self.start..self.end];
             let missing = match here.split_first_chunk() {

@@ -86,7 +86,8 @@ impl RegionAccess {
 
     /// Appends the whole reply to a read, and returns its data, which are zeros
     /// yet.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
     pub(super) fn encode_read_reply<'a>(
         &self,
         header: &Header,

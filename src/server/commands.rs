@@ -64,7 +64,8 @@ impl Context<'_> {
     }
 
     /// Reads and begins the reply to a command with this header.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
     pub(super) fn region_read(
         self,
         access: &RegionAccess,
@@ -77,7 +78,8 @@ impl Context<'_> {
     }
 
     /// Writes and begins the reply to a command with this header.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
     pub(super) fn region_write(
         self,
         access: &RegionAccess,
