@@ -27,9 +27,6 @@ pub type Version = (u32, u32, u32);
 /// had a regression.
 pub const OLDEST: Version = (10, 1, 1);
 
-/// The first QEMU that can end together with the process that started it.
-pub const EXIT_WITH_PARENT: Version = (10, 2, 0);
-
 /// An unpacked QEMU.
 #[derive(Debug)]
 pub struct Qemu {

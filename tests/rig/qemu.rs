@@ -22,6 +22,9 @@ use vgpu_stub::debian::qemu as debian;
 use super::running::{Permit, Running};
 use super::{RigError, guest, process};
 
+/// The first QEMU that can end together with the process that started it.
+const EXIT_WITH_PARENT: debian::Version = (10, 2, 0);
+
 /// The port of isa-debug-exit.
 pub(crate) const EXIT_PORT: u8 = 0xf4;
 
@@ -225,7 +228,7 @@ impl Qemu {
         ]
         .join(" ");
         let mut arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        if self.installed.version() >= debian::EXIT_WITH_PARENT {
+        if self.installed.version() >= EXIT_WITH_PARENT {
             arguments.extend(["-run-with", "exit-with-parent=on"].map(OsString::from));
         }
         arguments.extend(self.installed.data_arguments());

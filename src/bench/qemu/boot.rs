@@ -11,7 +11,6 @@ use super::child::Child;
 use super::guest::{EXIT_VALUE, MEMORY, Memory, Record, Status, Task, firmware};
 use super::program::Program;
 use crate::bench::{Interrupt, Pinned, Trouble};
-use crate::debian::qemu::EXIT_WITH_PARENT;
 
 /// How often we look how far it is.
 const TICK: Duration = Duration::from_millis(50);
@@ -124,9 +123,6 @@ impl Boot<'_> {
         .join(" ");
         command.args(line.split_whitespace());
         command.arg("-bios").arg(firmware);
-        if self.qemu.version >= EXIT_WITH_PARENT {
-            command.args(["-run-with", "exit-with-parent=on"]);
-        }
         for device in &self.devices {
             command.args(["-device", device]);
         }

@@ -1,5 +1,9 @@
 //! A child process in a group of its own, so that a terminal's Ctrl-C reaches
-//! us alone. It does not outlive its handle.
+//! us alone. It outlives neither its handle nor the thread that started it.
+#![allow(
+    unsafe_code,
+    reason = "what a child does before it becomes its program is unsafe to say"
+)]
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -7,7 +11,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal,
+};
 
 use crate::debian::process::{Process, lines_of};
 
@@ -25,6 +31,18 @@ pub(super) struct Child {
 impl Child {
     /// Starts it; standard output goes nowhere.
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        let parent = Some(getpid());
+        let die_together = move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // It may have ended before that.
+            if getppid() == parent {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::NotConnected.into())
+            }
+        };
+        // SAFETY: two system calls, which neither allocate nor take a lock.
+        unsafe { command.pre_exec(die_together) };
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -206,6 +206,12 @@ impl<'a> Rung<'a> {
                     .to_owned(),
             );
         }
+        if self.bench.plan.fifo {
+            section.notes.push(
+                "QEMU and its servers run without SCHED_FIFO: its threads would starve each other."
+                    .to_owned(),
+            );
+        }
         if self.inside.is_none() {
             section.gap(
                 self.name("*.edu"),
