@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use self::boot::{Accelerator, Boot, Limits, Measured};
-use self::guest::{Task, ticks};
+use self::guest::{BATCH, Task, ticks};
 use self::program::Program;
 use self::rows::{Entry, InProcess, OURS};
 use self::server::Server;
@@ -192,39 +192,44 @@ impl<'a> Rung<'a> {
     }
 
     fn explain(&self, section: &mut Section) {
-        section.notes.push(format!(
-            "{}, {}. The guest times each access with rdtsc; what that costs is in every \
-             sample: see the row {}.",
-            self.qemu,
-            self.qemu.place(),
-            self.name("timer"),
-        ));
-        if self.ours {
-            section.notes.push(
-                "A slice of posted writes is a burst: the guest then waits, untimed, until all \
-                 have arrived."
-                    .to_owned(),
-            );
-        }
-        if self.bench.plan.fifo {
-            section.notes.push(
-                "QEMU and its servers run without SCHED_FIFO: its threads would starve each other."
-                    .to_owned(),
-            );
-        }
         if self.inside.is_none() {
             section.gap(
                 self.name("*.edu"),
                 format!("{} has neither edu nor pci-testdev", self.qemu),
             );
         }
+        // Once is enough: this section is the first.
+        if (self.accelerator, self.placement) != (Accelerator::Tcg, Placement::Same) {
+            return;
+        }
+        let mut notes = vec![format!(
+            "{}, {}. The guest times each access with rdtsc; what that costs is in every \
+             sample: see the timer's row. Of mapped memory a sample is {BATCH} accesses.",
+            self.qemu,
+            self.qemu.place(),
+        )];
+        if self.ours {
+            notes.push(
+                "A slice of posted writes is a burst: the guest then waits, untimed, until all \
+                 have arrived."
+                    .to_owned(),
+            );
+        }
+        if self.bench.plan.fifo {
+            notes.push(
+                "QEMU and its servers run without SCHED_FIFO: its threads would starve each other."
+                    .to_owned(),
+            );
+        }
+        section.notes = notes;
     }
 
     /// Says so if the guest's instructions are not the processor's work.
     fn explain_timer(&self, section: &mut Section) {
         let timer = section.rows.iter().find(|row| row.floor.is_none());
         let slow = timer.is_some_and(|timer| timer.summary.p50 > EMULATED);
-        if slow && self.accelerator == Accelerator::Kvm {
+        let first = (self.accelerator, self.placement) == (Accelerator::Kvm, Placement::Same);
+        if slow && first {
             section.notes.push(
                 "KVM emulates the guest's instructions here, as nested KVM may: each costs a \
                  microsecond or more, with or without an access to a device."

@@ -1,6 +1,6 @@
 //! The rows of a section, and the devices they need.
 
-use super::guest::{BATCH, Operation, Target};
+use super::guest::{Operation, Target};
 use super::program::Program;
 use crate::device::Register;
 use crate::devices::StubRegister;
@@ -108,7 +108,7 @@ impl InProcess {
 pub(super) fn rows(inside: Option<&InProcess>, ours: bool) -> Vec<Entry> {
     let mut rows = vec![Entry {
         name: "timer".to_owned(),
-        what: "floor: two readings of the timer, which are in each sample".to_owned(),
+        what: "floor: two readings of the timer".to_owned(),
         floor: None,
         operation: Operation::Nothing,
         target: None,
@@ -137,7 +137,7 @@ fn floors(inside: &InProcess) -> [Entry; 2] {
     [false, true].map(|write| Entry {
         name: floor(inside, write),
         what: format!(
-            "floor: {} a register of {}, inside QEMU",
+            "floor: {} {}, inside QEMU",
             if write { "write" } else { "read" },
             inside.name
         ),
@@ -175,11 +175,11 @@ fn of_ours() -> [Entry; 5] {
     let id = StubRegister::ID.row();
     let reads = u32::try_from(id.reset).ok();
     let scratch = StubRegister::SCRATCH.row().offset;
-    let batch = format!("memory that QEMU maps: no exit; {BATCH} in a sample");
+    let batch = "mapped memory: no exit";
     [
         entry(
             "read.stub",
-            "vfio-user: read a register of the stub".to_owned(),
+            "read the stub".to_owned(),
             Operation::Read,
             STUB,
             0,
@@ -189,7 +189,7 @@ fn of_ours() -> [Entry; 5] {
         ),
         entry(
             "write.posted",
-            "vfio-user: write a register; QEMU does not wait".to_owned(),
+            "write, posted: QEMU does not wait".to_owned(),
             Operation::Write,
             STUB,
             0,
@@ -199,7 +199,7 @@ fn of_ours() -> [Entry; 5] {
         ),
         entry(
             "write.acked",
-            "vfio-user: the same with x-no-posted-writes=on".to_owned(),
+            "write, x-no-posted-writes=on".to_owned(),
             Operation::Write,
             STUB,
             1,
