@@ -30,6 +30,7 @@ mod clock;
 mod compare;
 mod dispatch;
 mod guest;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_kvm.rs")]
 mod kvm;
 mod ladder;
 mod machine;

@@ -59,7 +59,8 @@ pub(super) struct How {
     #[arg(long, value_name = "A[,B]", value_parser = parse_cpus)]
     cpus: Option<Pinning>,
 
-    /// Run under SCHED_FIFO, which starves what else wants these CPUs.
+    /// Run with real-time priority (`SCHED_FIFO`), which starves what else
+    /// wants these CPUs.
     #[arg(long)]
     fifo: bool,
 }

@@ -3,6 +3,7 @@
 //!
 //! | file | what happens there |
 //! |---|---|
+//! | `rows` | which rows there are, and what each is made of |
 //! | `guest` | the guest's code |
 //! | `space` | a VM and the memory that its guest sees |
 //! | `vm` | a guest in it, and why it stops |
@@ -11,25 +12,16 @@
 //! | `trapped`, `batched` | accesses that trap, and that do not, become samples |
 //! | `breakdown` | where the time of a read goes |
 
-#[cfg(target_arch = "x86_64")]
 mod answer;
-#[cfg(target_arch = "x86_64")]
 mod batched;
-#[cfg(target_arch = "x86_64")]
 mod breakdown;
-#[cfg(target_arch = "x86_64")]
 mod guest;
-#[cfg(target_arch = "x86_64")]
 mod rows;
-#[cfg(target_arch = "x86_64")]
 mod space;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
 mod trapped;
-#[cfg(target_arch = "x86_64")]
 mod vm;
-#[cfg(target_arch = "x86_64")]
 mod watchdog;
 
 use std::path::Path;
@@ -38,16 +30,6 @@ use super::{Bench, Section};
 
 /// Measures what a guest's access costs. `program` is this program, to be run
 /// again as the server's process.
-#[cfg(target_arch = "x86_64")]
 pub fn kvm(bench: &Bench<'_>, program: &Path) -> Vec<Section> {
     rows::sections(bench, program, Path::new("/dev/kvm"))
-}
-
-/// Measures nothing: the guest's code is x86's.
-#[cfg(not(target_arch = "x86_64"))]
-pub fn kvm(_: &Bench<'_>, _: &Path) -> Vec<Section> {
-    let mut section = Section::new(4, "KVM");
-    let why = "the guest's code is for x86_64 only; measure rung 6 in a guest instead";
-    section.gap("kvm", why);
-    vec![section]
 }

@@ -167,7 +167,7 @@ fn a_device_that_is_not_kvm_is_told_with_a_remedy() {
 
     let locked = directory.path().join("locked");
     fs::write(&locked, "").unwrap();
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     let said = text(&locked);
     let root = rustix::process::geteuid().is_root();
     let why = if root {
