@@ -44,9 +44,9 @@ impl Place {
 
     pub(super) fn what(self) -> &'static str {
         match self {
-            Place::Same => "the same CPU, blocking",
-            Place::Two => "two CPUs, blocking",
-            Place::Spin => "two CPUs, both spinning",
+            Place::Same => "same CPU",
+            Place::Two => "two CPUs",
+            Place::Spin => "both spinning",
         }
     }
 }

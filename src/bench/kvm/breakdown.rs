@@ -23,14 +23,11 @@ const WHAT: [(&str, Whose); PARTS] = [
     ("the trap becomes a request", Whose::Ours),
     ("the client sends it", Whose::Kernel),
     ("the server wakes and receives it", Whose::Kernel),
-    (
-        "the server: message, endpoint, register, reply",
-        Whose::Ours,
-    ),
+    ("the server: from message to reply", Whose::Ours),
     ("the server sends the reply", Whose::Kernel),
     ("the client wakes and receives it", Whose::Kernel),
-    ("the reply becomes what the guest reads", Whose::Ours),
-    ("entry, the guest's instruction, exit", Whose::Hypervisor),
+    ("the reply becomes the guest's value", Whose::Ours),
+    ("entry, guest instruction, exit", Whose::Hypervisor),
 ];
 
 /// What the client notes of a read, in ticks.
@@ -72,8 +69,15 @@ pub(super) fn breakdown(
         whole.p50,
         whole.p99,
     ));
+    if place == Place::Same {
+        section.notes.push(
+            "On one CPU a send may return only after the other side has run: waking it is then \
+             in the send's part."
+                .to_owned(),
+        );
+    }
     section.breakdown = Some(Breakdown {
-        title: format!("a read, exit to exit, our server on {}", place.what()),
+        title: format!("a read, exit to exit, over a socket, {}", place.what()),
         parts,
     });
     Ok(())

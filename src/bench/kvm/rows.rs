@@ -98,8 +98,8 @@ impl<'b> Host<'b> {
                 .to_owned(),
         );
         section.notes.push(format!(
-            "An ioeventfd's sample is {RINGS} writes, after which the guest's loop makes one exit \
-             that they share. A posted write is sent when the one before is done."
+            "An ioeventfd is written to by the kernel, without an exit to us. Its sample is \
+             {RINGS} writes and one exit after them, that they share. A posted write is sent when the one before is done."
         ));
         if self.bench.plan.pinning.other.is_none() {
             section.gap("kvm.read.socket.two, kvm.read.socket.spin", ONE_CPU);
@@ -115,7 +115,7 @@ impl<'b> Host<'b> {
         }
         for access in [Read, Write] {
             let stub = Box::new(InProcess(stub()?));
-            rows.push(self.row(access, "device", "the stub in this process", stub)?);
+            rows.push(self.row(access, "device", "the stub in process", stub)?);
         }
         rows.push(self.socket(Read, "socket", "", Place::Same, false)?);
         if self.bench.plan.pinning.other.is_some() {
@@ -133,7 +133,7 @@ impl<'b> Host<'b> {
         let word = Box::new(Word(VALUE.to_le_bytes()));
         let row = self.row(access, "exit", "", word)?;
         Ok(Candidate {
-            what: format!("floor: exit and re-entry alone, {}", access.name()),
+            what: format!("floor: {}, exit and re-entry", access.name()),
             floor: None,
             ..row
         })
@@ -148,7 +148,7 @@ impl<'b> Host<'b> {
         place: Place,
         posts: bool,
     ) -> Result<Candidate<'_>, Trouble> {
-        let what = format!("{how}our server, {}", place.what());
+        let what = format!("{how}socket, {}", place.what());
         let socket = Socket::start(self.bench, self.program, place, posts, false)?;
         self.row(access, name, &what, Box::new(socket))
     }
@@ -179,7 +179,7 @@ impl<'b> Host<'b> {
         vm.ring(scratch(), &event)?;
         Ok(Candidate {
             name: "kvm.doorbell".to_owned(),
-            what: "write, ioeventfd: the kernel takes it".to_owned(),
+            what: "write, ioeventfd".to_owned(),
             floor: Some(floor_of(access)),
             batch: RINGS,
             subject: Box::new(Batched {
@@ -207,7 +207,7 @@ impl<'b> Host<'b> {
     fn ram_row(&self, access: Access) -> Result<Candidate<'_>, Trouble> {
         Ok(Candidate {
             name: format!("kvm.ram.{}", access.name()),
-            what: format!("floor: {}, the guest's own RAM", access.name()),
+            what: format!("floor: {}, guest RAM", access.name()),
             floor: None,
             batch: MAPPED,
             subject: Box::new(Batched {
@@ -225,7 +225,7 @@ impl<'b> Host<'b> {
         vm.map_bar(&page)?;
         Ok(Candidate {
             name: format!("kvm.mapped.{}", access.name()),
-            what: format!("{}, a BAR that is mapped", access.name()),
+            what: format!("{}, mapped BAR", access.name()),
             floor: Some(format!("kvm.ram.{}", access.name())),
             batch: MAPPED,
             subject: Box::new(Batched {

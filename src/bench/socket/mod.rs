@@ -169,9 +169,9 @@ fn name(kind: PeerKind) -> &'static str {
 
 fn what(kind: PeerKind) -> &'static str {
     match kind {
-        PeerKind::Stub => "our server",
-        PeerKind::CrateServer => "the vfio_user crate's Server",
-        PeerKind::PingPong => "bare ping-pong of the bytes of",
+        PeerKind::Stub => "ours",
+        PeerKind::CrateServer => "vfio_user crate",
+        PeerKind::PingPong => "ping-pong",
     }
 }
 

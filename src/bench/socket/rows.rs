@@ -46,10 +46,10 @@ impl Access {
         match self {
             Access::Read => "read".to_owned(),
             Access::Write => "acknowledged write".to_owned(),
-            Access::Posted => "posted write, its send alone".to_owned(),
-            Access::Sustained => format!("posted write, sustained, 1 of {POSTED}"),
-            Access::ReadBack => "posted write and read-back".to_owned(),
-            Access::Multi => format!("WRITE_MULTI of {WRITES} writes"),
+            Access::Posted => "posted write, the send".to_owned(),
+            Access::Sustained => format!("posted write, one of {POSTED}"),
+            Access::ReadBack => "posted write, read back".to_owned(),
+            Access::Multi => format!("WRITE_MULTI of {WRITES}"),
         }
     }
 
@@ -249,7 +249,7 @@ pub(super) fn rows(prefix: &str, floor: &Server, servers: &[Server]) -> Vec<Cand
                 access,
             }),
         };
-        rows.push(row(floor, format!("floor: {}, {what}", floor.what), None));
+        rows.push(row(floor, format!("floor: {what}, {}", floor.what), None));
         rows.extend(servers.map(|server| {
             let what = format!("{what}, {}", server.what);
             row(server, what, Some(of(floor)))
