@@ -115,6 +115,11 @@ fn names(section: &Section) -> Vec<&str> {
     section.rows.iter().map(|row| row.name.as_str()).collect()
 }
 
+/// The last part of a row's name.
+fn server_of(row: &str) -> &str {
+    row.rsplit('.').next().unwrap()
+}
+
 /// The peers that this thread has started and that are not gone.
 fn children() -> String {
     // Absent, it says nothing.
@@ -143,18 +148,21 @@ fn every_placement_has_its_rows_beside_their_floors() {
             expected.push(format!("socket.{placement}.write-multi.{server}"));
         }
         // It cannot spin.
-        let of = |name: &str, server: &str| name.rsplit('.').next() == Some(server);
-        expected.retain(|name| placement != "spin" || !of(name, "crate"));
+        expected.retain(|name| placement != "spin" || server_of(name) != "crate");
         assert_eq!(names(section), expected);
         for row in &section.rows {
             assert_eq!(row.partial, None, "{}", row.name);
             assert_eq!(row.runs.len(), 2, "{}", row.name);
-            let is_floor = of(&row.name, "floor");
+            let is_floor = server_of(&row.name) == "floor";
             assert_eq!(is_floor, row.what.starts_with("floor: "));
             assert_eq!(row.ratio.is_none(), is_floor, "{}", row.name);
         }
     }
     assert_eq!(children(), "");
+    // Each side sleeps once in a read, and both are counted. Whatever else
+    // runs here can only add to it.
+    let read = &sections[0].rows[1];
+    assert!(read.context_switches.unwrap() > 1.9, "{read:?}");
 }
 
 #[test]
