@@ -125,7 +125,7 @@ fn a_mapped_page_is_the_one_that_this_process_sees() {
 #[test]
 fn a_guest_that_does_not_come_back_is_left() {
     if let Some(text) = trouble(NEVER, &watchdog()) {
-        assert_eq!(text, "the guest made no exit for 1s");
+        assert_eq!(text, "the guest made no exit for 5s");
     }
 }
 

@@ -15,8 +15,9 @@ use crate::bench::{Interrupt, Trouble};
 /// How often it looks. So often a CPU has a few microseconds to spare.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How many looks a guest may be away: a second.
-const LOOKS: u32 = 10;
+/// How many looks a guest may be away: five seconds, as a busy machine may
+/// stall for one.
+const LOOKS: u32 = 50;
 
 /// Watches the thread that started it while that is in a guest.
 ///
