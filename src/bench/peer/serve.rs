@@ -14,7 +14,7 @@ use crate::endpoint::REGIONS;
 use crate::protocol::{Command, Header};
 use crate::server::{Observer, Server, Source, Waiting, serve_observed};
 
-/// When a peer did what for one read, in ticks of the [`Clock`](crate::bench::Clock).
+/// When a peer did what for one read, in ticks of the [`Clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
     /// The message had been received.
