@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::answer::{Answer, InProcess, ONE_CPU, Place, Socket, VALUE, Word, scratch};
 use super::batched::{Batched, Target};
 use super::breakdown::breakdown;
-use super::guest::{Access, BAR, DATA, Program};
+use super::guest::{Access, BAR, DATA, Program, UNROLLED};
 use super::trapped::Trapped;
 use super::vm::{self, Vm};
 use super::watchdog::Watchdog;
@@ -16,7 +16,7 @@ use crate::bench::dispatch::stub;
 use crate::bench::{Bench, Candidate, Section, Trouble};
 use crate::device::SharedMemory;
 
-/// The writes of a doorbell that end in one exit.
+/// The writes of a doorbell that end in one exit: a multiple of [`UNROLLED`].
 const RINGS: u32 = 64;
 
 /// The accesses of mapped memory that do: they cost less.
@@ -70,7 +70,7 @@ impl<'b> Host<'b> {
 
     /// Runs a guest once, so that a KVM that cannot is told once.
     fn works(&self) -> Result<(), Trouble> {
-        let mut vm = self.vm(Access::Read, Access::batches, DATA, 1)?;
+        let mut vm = self.vm(Access::Read, Access::batches, DATA, UNROLLED)?;
         vm.run(|_| Ok(()))
     }
 
@@ -99,7 +99,8 @@ impl<'b> Host<'b> {
         );
         section.notes.push(format!(
             "An ioeventfd is written to by the kernel, without an exit to us. Its sample is \
-             {RINGS} writes and one exit after them, that they share. A posted write is sent when the one before is done."
+             {RINGS} writes and one exit after them, that they share. Between two posted writes a \
+             read waits until the first is done: its time does not count, its context switches do."
         ));
         if self.bench.plan.pinning.other.is_none() {
             section.gap("kvm.read.socket.two, kvm.read.socket.spin", ONE_CPU);
@@ -193,8 +194,7 @@ impl<'b> Host<'b> {
 
     fn mapped(&self, section: &mut Section) {
         section.notes.push(format!(
-            "A sample is {MAPPED} turns of a loop of three instructions, and one exit at the end \
-             that they share."
+            "A sample is {MAPPED} accesses, and one exit after them that they share."
         ));
         self.bench.measure(section, || {
             let both = [Access::Read, Access::Write];

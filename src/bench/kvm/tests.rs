@@ -25,7 +25,7 @@ fn kvm() -> Option<Kvm> {
         let kvm = vm::open("/dev/kvm".as_ref())?;
         let watchdog = Watchdog::start(&Interrupt::default())?;
         let once = Access::Read.batches();
-        Vm::new(&kvm, &watchdog, once, DATA, 1, 0)?.run(|_| Ok(()))?;
+        Vm::new(&kvm, &watchdog, once, DATA, 16, 0)?.run(|_| Ok(()))?;
         Ok(kvm)
     };
     match works() {
@@ -95,12 +95,12 @@ fn a_batch_makes_its_accesses_and_one_exit() {
     let watchdog = watchdog();
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
     let program = Access::Write.batches();
-    let mut vm = Vm::new(&kvm, &watchdog, program, BAR + scratch(), 5, 0).unwrap();
+    let mut vm = Vm::new(&kvm, &watchdog, program, BAR + scratch(), 80, 0).unwrap();
     vm.ring(scratch(), &event).unwrap();
     for _ in 0..2 {
         let exit = vm.run(|exit| Ok(matches!(exit, Exit::Port)));
         assert!(exit.unwrap());
-        assert_eq!(event.read().unwrap(), 5);
+        assert_eq!(event.read().unwrap(), 80);
     }
 }
 
@@ -110,7 +110,7 @@ fn a_mapped_page_is_the_one_that_this_process_sees() {
     let (watchdog, page) = (watchdog(), SharedMemory::new(0x1000).unwrap());
     let run = |access: Access, value| {
         let program = access.batches();
-        let mut vm = Vm::new(&kvm, &watchdog, program, BAR + 8, 1, value).unwrap();
+        let mut vm = Vm::new(&kvm, &watchdog, program, BAR + 8, 16, value).unwrap();
         vm.map_bar(&page).unwrap();
         vm.run(|_| Ok(())).unwrap();
         vm.eax().unwrap()

@@ -12,7 +12,7 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 use vmm_sys_util::errno::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::guest::{BAR, CODE, PORT, Program, RAM};
+use super::guest::{BAR, CODE, PORT, Program, RAM, UNROLLED};
 use super::space::Space;
 use super::watchdog::Watchdog;
 use crate::bench::Trouble;
@@ -90,7 +90,8 @@ pub(super) struct Vm<'a> {
 
 impl<'a> Vm<'a> {
     /// A VM whose guest is about to begin: it will access `address`, in
-    /// batches of `batch` where its program has any, and write `value`.
+    /// batches of `batch` where its program has any, and write `value`. A batch
+    /// is a multiple of [`UNROLLED`].
     pub(super) fn new(
         kvm: &Kvm,
         watchdog: &'a Watchdog,
@@ -109,7 +110,7 @@ impl<'a> Vm<'a> {
             rip: CODE,
             rflags: RFLAGS,
             rsi: address,
-            rbx: batch.into(),
+            rbx: u64::from(batch / UNROLLED).max(1),
             rax: value.into(),
             ..kvm_regs::default()
         };
