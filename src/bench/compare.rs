@@ -197,10 +197,7 @@ fn compare(old: Measured<'_>, new: Measured<'_>) -> Option<Compared> {
 fn ratios((section, row): Measured<'_>) -> Option<Vec<f64>> {
     let name = row.floor.as_ref()?;
     let floor = section.rows.iter().find(|other| other.name == *name)?;
-    let ratios = row
-        .paired_with(floor)
-        .map(|(above, below)| (above / below).ln());
-    Some(ratios.collect())
+    Some(row.above(floor))
 }
 
 fn times(row: &Row) -> Vec<f64> {

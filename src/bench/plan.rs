@@ -32,7 +32,7 @@ impl Plan {
     pub fn quick(pinning: Pinning) -> Self {
         Plan {
             runs: 5,
-            slices: 4,
+            slices: 6,
             slice: Duration::from_millis(4),
             pinning,
             fifo: false,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Method, Spread};
+use super::{Machine, Method, Spread, median};
 
 /// The version of this format. It grows when a field changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -78,11 +78,7 @@ impl Section {
     fn ratio(&self, row: &Row) -> Option<Spread> {
         let name = row.floor.as_ref()?;
         let floor = self.rows.iter().find(|other| other.name == *name)?;
-        let logs: Vec<f64> = row
-            .paired_with(floor)
-            .map(|(above, below)| (above / below).ln())
-            .collect();
-        Spread::of_logarithms(&logs)
+        Spread::of_logarithms(&row.above(floor))
     }
 }
 
@@ -112,7 +108,7 @@ pub struct Row {
     /// The median of the runs' medians and how far these spread, in
     /// nanoseconds.
     pub median: Option<Spread>,
-    /// How many times the floor, from medians of the same run.
+    /// How many times the floor: see [`Row::above`].
     pub ratio: Option<Spread>,
     /// Context switches of an access, of all threads that take part, if they
     /// were counted.
@@ -126,12 +122,28 @@ pub struct Row {
 }
 
 impl Row {
-    /// The medians of the runs that both rows have.
-    pub fn paired_with<'a>(&'a self, other: &'a Row) -> impl Iterator<Item = (f64, f64)> + 'a {
-        self.runs.iter().filter_map(|run| {
-            let same = other.runs.iter().find(|other| other.number == run.number)?;
-            (run.median > 0.0 && same.median > 0.0).then_some((run.median, same.median))
-        })
+    /// How many times the floor this row is, as a natural logarithm for each
+    /// run that both have.
+    ///
+    /// In a run, slices that were taken one after the other are compared, and
+    /// the median of that counts: a machine that changes its pace between
+    /// slices changes it for both.
+    pub fn above(&self, floor: &Row) -> Vec<f64> {
+        let runs = self.runs.iter().filter_map(|run| {
+            let same = floor.runs.iter().find(|other| other.number == run.number)?;
+            run.above(same)
+        });
+        runs.collect()
+    }
+}
+
+impl Run {
+    fn above(&self, floor: &Run) -> Option<f64> {
+        let pairs = self.slices.iter().zip(&floor.slices);
+        let ratios = pairs.map(|(row, floor)| (row[1] / floor[1]).ln());
+        // Not of a slice that took no time at all.
+        let mut ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_finite()).collect();
+        (!ratios.is_empty()).then(|| median(&mut ratios))
     }
 }
 

@@ -62,8 +62,8 @@ impl Display for Table<'_> {
     }
 }
 
-const LEGEND: &str = "Times are of one access. x floor: how many times the floor's median, from \
-medians of the same run, +- what holds it with 95 % confidence. csw: context switches of an \
+const LEGEND: &str = "Times are of one access. x floor: how many times the floor's median, slice \
+by slice beside it, +- what holds it with 95 % confidence. csw: context switches of an \
 access, on both sides. n: accesses.";
 
 impl Table<'_> {
