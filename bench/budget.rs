@@ -159,8 +159,7 @@ fn program_rows(program: &Path, table: &mut Table) {
         what: "release binary, stripped".to_owned(),
         goal: "< 2.5 MB".to_owned(),
         how: "its length",
-        figure: length(program)
-            .map(|bytes| Figure::binding(megabytes(bytes), bytes < 2_500_000)),
+        figure: length(program).map(|bytes| Figure::binding(megabytes(bytes), bytes < 2_500_000)),
     });
 }
 

@@ -37,7 +37,7 @@ fn plan() -> Plan {
 }
 
 fn measure(plan: Plan, program: &Path) -> Vec<Section> {
-    kvm(&Bench::new(plan, &Quiet), program)
+    Bench::new(plan, &Quiet).in_runs(|bench| kvm(bench, program))
 }
 
 /// What was measured; `None` after saying why KVM does not work here.

@@ -29,7 +29,7 @@ fn plan() -> Plan {
 
 fn measure(given: &Path) -> Vec<Section> {
     let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
-    qemu(&Bench::new(plan(), &Quiet), program, Some(given))
+    Bench::new(plan(), &Quiet).in_runs(|bench| qemu(bench, program, Some(given)))
 }
 
 /// A program that says it is this QEMU, with these devices, and otherwise
@@ -178,10 +178,8 @@ fn what_was_measured_before_an_interrupt_is_kept() {
     let impatient = Impatient(plan.interrupt.flag());
     let bench = Bench::new(plan, &impatient);
     let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
-    let sections = qemu(&bench, program, Some(&real));
-    let [section] = &sections[..] else {
-        panic!("{sections:?}");
-    };
+    let sections = bench.in_runs(|bench| qemu(bench, program, Some(&real)));
+    let section = &sections[0];
     assert!(section.gaps.is_empty(), "{:?}", section.gaps);
     assert_eq!(section.rows.len(), 8);
     assert!(section.rows.iter().all(|row| row.runs.len() == 1));

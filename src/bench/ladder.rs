@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, Section, dispatch, kvm, other_server, qemu, socket};
+use super::{Bench, OtherServer, Section, dispatch, kvm, qemu, socket};
 
 /// The rungs that are measured unless others are asked for. The third needs
 /// somebody else's server, the sixth runs inside a guest.
@@ -24,31 +24,27 @@ pub struct Ladder {
 impl Ladder {
     /// Measures the rungs. What cannot be measured is a gap of its section.
     pub fn measure(&self, bench: &Bench<'_>) -> Vec<Section> {
+        let path = self.socket_path.as_deref();
+        let other = path.map(|path| OtherServer::look(path, &bench.plan.interrupt));
+        bench.in_runs(|bench| self.climb(bench, other.as_ref()))
+    }
+
+    /// Measures each rung once.
+    fn climb(&self, bench: &Bench<'_>, other: Option<&OtherServer>) -> Vec<Section> {
         let mut sections = Vec::new();
         for rung in 1..=5 {
             if bench.plan.interrupt.raised() {
                 break;
             }
-            if self.rungs.contains(&rung) {
-                sections.extend(self.rung(rung, bench));
+            match rung {
+                rung if !self.rungs.contains(&rung) => {}
+                1 => sections.push(dispatch(bench)),
+                2 => sections.extend(socket(bench, &self.program)),
+                3 => sections.extend(other.map(|other| other.measure(bench, &self.program))),
+                4 => sections.extend(kvm(bench, &self.program)),
+                _ => sections.extend(qemu(bench, &self.program, self.qemu.as_deref())),
             }
         }
         sections
-    }
-
-    fn rung(&self, rung: u8, bench: &Bench<'_>) -> Vec<Section> {
-        match rung {
-            1 => vec![dispatch(bench)],
-            2 => socket(bench, &self.program),
-            3 => {
-                let path = self.socket_path.as_deref();
-                path.map(|path| other_server(bench, &self.program, path))
-                    .into_iter()
-                    .collect()
-            }
-            4 => kvm(bench, &self.program),
-            5 => qemu(bench, &self.program, self.qemu.as_deref()),
-            _ => Vec::new(),
-        }
     }
 }

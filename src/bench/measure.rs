@@ -1,6 +1,7 @@
 //! Takes rows side by side: warm-up, doubling to the goal time, then slices in
-//! turn, run after run.
+//! turn.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,19 +48,18 @@ pub struct Bench<'a> {
     /// Who hears how far it is.
     pub progress: &'a dyn Progress,
     started: Instant,
+    run: Cell<u32>,
     instead: Option<Instead<'a>>,
 }
 
 /// What is done with a row instead of measuring it.
 type Instead<'a> = &'a dyn Fn(&mut Candidate<'_>);
 
-/// A row that is being measured, over all runs.
+/// A row that is being measured.
 struct Column {
     tally: Tally,
     /// How many samples a slice has.
     samples: usize,
-    /// Whether that was found: in the first run.
-    sized: bool,
     /// How many accesses, and how many context switches they took.
     accesses: f64,
     switches: f64,
@@ -70,7 +70,6 @@ impl Column {
         Column {
             tally: Tally::new(candidate),
             samples: 1,
-            sized: false,
             accesses: 0.0,
             switches: 0.0,
         }
@@ -92,6 +91,7 @@ impl<'a> Bench<'a> {
             clock: Clock::new(),
             progress,
             started: Instant::now(),
+            run: Cell::new(0),
             instead: None,
         }
     }
@@ -105,50 +105,50 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// How often everything is measured: as the plan says, or handed over.
+    pub(super) fn runs(&self) -> u32 {
+        match self.instead {
+            Some(_) => 1,
+            None => self.plan.runs,
+        }
+    }
+
+    /// Begins a run.
+    pub(super) fn begin_run(&self, run: u32) {
+        self.run.set(run);
+    }
+
+    /// The run that is going on, from 0.
+    pub fn run(&self) -> u32 {
+        self.run.get()
+    }
+
     /// The time since the beginning.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Measures the rows that `set_up` makes, anew for each run, in the same
-    /// order. A row that fails is kept as far as it came; if a set-up fails,
-    /// what was measured before is kept. Adds rows and gaps to `section`.
+    /// Measures the rows that `set_up` makes, in one run. A row that fails is
+    /// kept as far as it came. Adds rows and gaps to `section`.
     pub fn measure<'s>(
         &self,
         section: &mut Section,
-        mut set_up: impl FnMut() -> Result<Vec<Candidate<'s>>, Trouble>,
+        set_up: impl FnOnce() -> Result<Vec<Candidate<'s>>, Trouble>,
     ) {
-        if let Some(instead) = self.instead {
-            let handed = self.plan.in_place().and_then(|_in_place| {
-                set_up()?.iter_mut().for_each(instead);
-                Ok(())
-            });
-            if let Err(trouble) = handed {
-                section.gap(section.title.clone(), trouble);
-            }
+        self.progress.step(&section.title, self.run(), self.runs());
+        if self.plan.interrupt.raised() {
             return;
         }
-        let mut columns: Vec<Column> = Vec::new();
-        let mut failed = None;
-        for run in 0..self.plan.runs {
-            self.progress.step(&section.title, run, self.plan.runs);
-            if self.plan.interrupt.raised() {
-                break;
-            }
-            let in_place = self.plan.in_place();
-            match in_place.and_then(|in_place| Ok((in_place, set_up()?))) {
-                Ok((_in_place, candidates)) => self.run(run, candidates, &mut columns),
-                Err(trouble) => {
-                    failed = Some(trouble);
-                    break;
-                }
-            }
+        let in_place = self.plan.in_place();
+        let (_in_place, mut candidates) = match in_place.and_then(|place| Ok((place, set_up()?))) {
+            Ok(ready) => ready,
+            Err(trouble) => return section.gap(section.title.clone(), trouble),
+        };
+        if let Some(instead) = self.instead {
+            return candidates.iter_mut().for_each(instead);
         }
-        self.progress
-            .step(&section.title, self.plan.runs, self.plan.runs);
-        if let Some(trouble) = failed {
-            section.gap(section.title.clone(), trouble);
-        }
+        let mut columns: Vec<Column> = candidates.iter().map(Column::new).collect();
+        self.slices(&mut candidates, &mut columns);
         for column in columns {
             let (name, partial) = (column.tally.name().to_owned(), column.tally.partial());
             match (column.finish(), partial) {
@@ -158,19 +158,15 @@ impl<'a> Bench<'a> {
                 (None, None) => {}
             }
         }
-        section.relate();
     }
 
-    /// Measures each candidate in one run.
-    fn run(&self, run: u32, mut candidates: Vec<Candidate<'_>>, columns: &mut Vec<Column>) {
-        if columns.is_empty() {
-            columns.extend(candidates.iter().map(Column::new));
-        }
+    /// Measures each candidate, in turn.
+    fn slices(&self, candidates: &mut [Candidate<'_>], columns: &mut [Column]) {
         let mut ticks = vec![0; MOST];
         for (candidate, column) in candidates.iter_mut().zip(&mut *columns) {
             if !column.tally.is_partial() {
                 self.warm_up(candidate.subject.as_mut(), column, &mut ticks);
-                column.tally.begin(run, self.elapsed());
+                column.tally.begin(self.run(), self.elapsed());
             }
         }
         for _ in 0..self.plan.slices {
@@ -186,8 +182,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Doubles the samples of a slice until they take the goal time, twice in
-    /// a row: once may be an interruption. In later runs one slice is enough
-    /// to be warm.
+    /// a row: once may be an interruption.
     fn warm_up(&self, subject: &mut dyn Subject, column: &mut Column, ticks: &mut [u64]) {
         let mut reached = false;
         loop {
@@ -196,7 +191,7 @@ impl<'a> Bench<'a> {
             if let Err(trouble) = taken {
                 return self.ended_early(column, &trouble);
             }
-            if column.sized || self.plan.interrupt.raised() {
+            if self.plan.interrupt.raised() {
                 break;
             }
             let again = std::mem::replace(&mut reached, before.elapsed() >= self.plan.slice);
@@ -210,7 +205,6 @@ impl<'a> Bench<'a> {
                 column.samples *= 2;
             }
         }
-        column.sized = true;
     }
 
     fn slice(&self, subject: &mut dyn Subject, column: &mut Column, ticks: &mut [u64]) {
@@ -297,20 +291,31 @@ mod tests {
         }
     }
 
+    fn measured(candidates: impl Fn() -> Vec<Candidate<'static>>) -> Section {
+        let bench = Bench::new(plan(), &Quiet);
+        let mut sections = bench.in_runs(|bench| {
+            let mut section = Section::new(1, "test");
+            bench.measure(&mut section, || Ok(candidates()));
+            vec![section]
+        });
+        sections.remove(0)
+    }
+
     #[test]
     fn rows_come_with_their_runs_slices_and_ratio() {
-        let bench = Bench::new(plan(), &Quiet);
-        let mut section = Section::new(1, "test");
-        bench.measure(&mut section, || {
-            Ok(vec![
+        let section = measured(|| {
+            vec![
                 candidate("floor", None, None),
                 candidate("above", Some("floor"), None),
-            ])
+            ]
         });
         assert!(section.gaps.is_empty(), "{:?}", section.gaps);
         let above = &section.rows[1];
-        assert_eq!(above.runs.len(), 3);
+        let numbers: Vec<u32> = above.runs.iter().map(|run| run.number).collect();
+        assert_eq!(numbers, [0, 1, 2]);
         assert!(above.runs.iter().all(|run| run.slices.len() == 2));
+        let all: u64 = above.runs.iter().map(|run| run.n).sum();
+        assert_eq!(above.summary.n, all);
         // Nothing waits less than it was told.
         assert!(above.summary.min >= 9_990.0, "{:?}", above.summary);
         assert!(above.ratio.is_some());
@@ -319,22 +324,24 @@ mod tests {
 
     #[test]
     fn a_row_that_fails_is_kept_and_marked() {
-        let bench = Bench::new(plan(), &Quiet);
-        let mut section = Section::new(1, "test");
-        let mut left = Some(600);
-        bench.measure(&mut section, || {
-            Ok(vec![
+        // In its second run, before it has a sample.
+        let first = Cell::new(true);
+        let section = measured(|| {
+            let weak = if first.take() { None } else { Some(0) };
+            vec![
                 candidate("fine", None, None),
-                // In its second run, or its third.
-                candidate("weak", None, left.take().or(Some(0))),
+                candidate("weak", None, weak),
                 candidate("broken", None, Some(0)),
-            ])
+            ]
         });
         let [fine, weak] = &section.rows[..] else {
             panic!("{section:?}");
         };
-        assert_eq!(fine.partial, None);
-        assert_eq!(weak.partial.as_deref(), Some("tired"));
+        assert_eq!((fine.runs.len(), &fine.partial), (3, &None));
+        assert_eq!(
+            (weak.runs.len(), weak.partial.as_deref()),
+            (1, Some("tired"))
+        );
         assert_eq!(section.gaps[0].what, "broken");
     }
 

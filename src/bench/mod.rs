@@ -12,7 +12,8 @@
 //! | `ladder` | which rungs, in which order |
 //! | `plan`, `scheduling` | how long, how often, on which CPUs, at which priority |
 //! | `subject` | what is measured: a [`Subject`] takes samples of one access |
-//! | `measure` | warm-up, doubling to the goal time, A B A B ..., run after run |
+//! | `measure` | warm-up, doubling to the goal time, A B A B ... |
+//! | `runs` | everything several times, from the beginning |
 //! | `tally` | samples of a row become histograms and medians |
 //! | `report` | the result as data, with its [`statistics`](Spread) |
 //! | `machine` | what it was measured on |
@@ -41,6 +42,7 @@ mod peer;
 mod plan;
 mod qemu;
 mod report;
+mod runs;
 mod scheduling;
 mod socket;
 mod statistics;
@@ -59,7 +61,7 @@ pub use peer::{Peer, PeerKind, PeerOptions, Stamps, serve_peer};
 pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
 pub use qemu::qemu;
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
-pub use socket::{other_server, socket};
+pub use socket::{OtherServer, socket};
 pub use statistics::{Spread, median, t_quantile, welch};
 pub use subject::{Subject, Trouble, timed};
 pub use tally::Tally;

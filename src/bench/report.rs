@@ -1,5 +1,6 @@
 //! The result as data: what `--json` writes and `bench compare` reads.
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, Method, Spread, median};
@@ -41,12 +42,15 @@ pub struct Section {
     pub title: String,
     /// What a reader must know to read its figures, each a sentence or two.
     pub notes: Vec<String>,
-    /// What was measured, floors first.
+    /// What was measured, floors before what stands on them.
     pub rows: Vec<Row>,
     /// What could not be, and why.
     pub gaps: Vec<Gap>,
     /// Where the time of an access goes.
     pub breakdown: Option<Breakdown>,
+    /// That of each run.
+    #[serde(skip)]
+    pub(super) breakdowns: Vec<Breakdown>,
 }
 
 impl Section {
@@ -65,6 +69,12 @@ impl Section {
             what: what.into(),
             why: why.to_string(),
         });
+    }
+
+    /// Says where the time of an access goes, in one run.
+    pub fn break_down(&mut self, breakdown: Breakdown) {
+        self.breakdown = Some(breakdown.clone());
+        self.breakdowns = vec![breakdown];
     }
 
     /// Gives each row its ratio to its floor, from the runs that both have.
@@ -186,6 +196,9 @@ pub struct Run {
     /// The samples, in nanoseconds for one access: an `HdrHistogram` in V2
     /// encoding, compressed, in base64.
     pub histogram: String,
+    /// The same in picoseconds; not in a report from a file.
+    #[serde(skip)]
+    pub(super) samples: Option<Histogram<u64>>,
 }
 
 /// Where the time of an access goes.

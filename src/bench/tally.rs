@@ -27,7 +27,6 @@ pub struct Tally {
     what: String,
     floor: Option<String>,
     batch: u32,
-    all: Histogram<u64>,
     runs: Vec<Taken>,
     switches: Option<f64>,
     partial: Option<String>,
@@ -61,7 +60,6 @@ impl Tally {
             what: what.to_owned(),
             floor: floor.map(str::to_owned),
             batch: batch.max(1),
-            all: empty(),
             runs: Vec::new(),
             switches: None,
             partial: None,
@@ -134,36 +132,45 @@ impl Tally {
     }
 
     /// The row; `None` if it has no samples.
-    pub fn finish(mut self) -> Option<Row> {
-        self.runs.retain(|run| !run.histogram.is_empty());
-        for run in &self.runs {
-            // Same range: this cannot fail.
-            let _ = self.all.add(&run.histogram);
-        }
-        if self.all.is_empty() {
-            return None;
-        }
+    pub fn finish(self) -> Option<Row> {
         let batch = self.batch;
-        let runs: Vec<Run> = self.runs.iter().map(|run| run.finish(batch)).collect();
-        let logs: Vec<f64> = runs.iter().map(|run| run.median.max(1e-3).ln()).collect();
-        Some(Row {
-            summary: summary(&self.all, batch),
-            median: Spread::of_logarithms(&logs),
+        let runs = self.runs.into_iter();
+        let runs = runs.filter(|run| !run.histogram.is_empty());
+        let mut row = Row {
+            summary: Summary::default(),
+            median: None,
             ratio: None,
             context_switches: self.switches,
             partial: self.partial,
-            curve: curve(&self.all),
+            curve: Vec::new(),
             name: self.name,
             what: self.what,
             floor: self.floor,
             batch,
-            runs,
-        })
+            runs: runs.map(|run| run.finish(batch)).collect(),
+        };
+        row.summarize();
+        (!row.runs.is_empty()).then_some(row)
+    }
+}
+
+impl Row {
+    /// Says of all runs together what is said of them.
+    pub(super) fn summarize(&mut self) {
+        let mut all = empty();
+        for samples in self.runs.iter().filter_map(|run| run.samples.as_ref()) {
+            // It grows as it must: this cannot fail.
+            let _ = all.add(samples);
+        }
+        self.summary = summary(&all, self.batch);
+        self.curve = curve(&all);
+        let medians = self.runs.iter().map(|run| run.median.max(1e-3).ln());
+        self.median = Spread::of_logarithms(&medians.collect::<Vec<f64>>());
     }
 }
 
 impl Taken {
-    fn finish(&self, batch: u32) -> Run {
+    fn finish(self, batch: u32) -> Run {
         let mut medians: Vec<f64> = self.slices.iter().map(|slice| slice[1]).collect();
         Run {
             number: self.number,
@@ -172,8 +179,9 @@ impl Taken {
             n: self.histogram.len() * u64::from(batch),
             // Of the slices, so that one that was disturbed does not count.
             median: median(&mut medians),
-            slices: self.slices.clone(),
+            slices: self.slices,
             histogram: encode(&self.histogram),
+            samples: Some(self.histogram),
         }
     }
 }

@@ -77,7 +77,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let target = Target::open(&wanted).map_err(Failure::failed)?;
     let output = args.output.prepare()?;
-    let report = args.how.measure(|bench| vec![guest(bench, &target)])?;
+    let report = args
+        .how
+        .measure(|bench| bench.in_runs(|bench| vec![guest(bench, &target)]))?;
     // The functions are back to how they were before anything else can fail.
     drop(target);
     output.write(&report)?;

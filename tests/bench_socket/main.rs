@@ -129,7 +129,7 @@ fn children() -> String {
 #[test]
 fn every_placement_has_its_rows_beside_their_floors() {
     let pinning = Pinning::choose().unwrap();
-    let sections = socket(&tiny(pinning), program());
+    let sections = tiny(pinning).in_runs(|bench| socket(bench, program()));
     assert_eq!(sections.len(), 3);
     let accesses = ["read", "write", "posted", "sustained", "read-back"];
     for (section, placement) in sections.iter().zip(["same", "two", "spin"]) {
@@ -171,14 +171,15 @@ fn a_second_cpu_that_is_missing_is_a_gap() {
         other: None,
         ..Pinning::choose().unwrap()
     };
-    let sections = socket(&tiny(pinning), program());
+    let sections = tiny(pinning).in_runs(|bench| socket(bench, program()));
     let gaps: Vec<usize> = sections.iter().map(|section| section.gaps.len()).collect();
     assert_eq!(gaps, [0, 1, 1]);
 }
 
 #[test]
 fn a_program_that_serves_nothing_is_a_gap() {
-    let sections = socket(&tiny(Pinning::choose().unwrap()), Path::new("/bin/true"));
+    let sections =
+        tiny(Pinning::choose().unwrap()).in_runs(|bench| socket(bench, Path::new("/bin/true")));
     for section in sections {
         assert!(section.rows.is_empty());
         let [gap] = &section.gaps[..] else {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use vgpu_stub::bench::{Pinning, other_server};
+use vgpu_stub::bench::{OtherServer, Pinning};
 use vgpu_stub::devices::{KINDS, Options};
 use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::protocol::{Capabilities, Command};
@@ -14,7 +14,10 @@ use super::liar::{Does, Liar};
 use super::*;
 
 fn measured(path: &Path) -> Section {
-    other_server(&tiny(Pinning::choose().unwrap()), program(), path)
+    let bench = tiny(Pinning::choose().unwrap());
+    let other = OtherServer::look(path, &bench.plan.interrupt);
+    let mut sections = bench.in_runs(|bench| vec![other.measure(bench, program())]);
+    sections.remove(0)
 }
 
 fn of_liar(script: impl Fn(Command, u32) -> Does + Send + 'static) -> Section {
@@ -123,6 +126,7 @@ fn an_interrupt_ends_the_wait_for_a_server_that_never_answers() {
     let liar = Liar::new(Capabilities::default(), |_, _| Does::Nothing);
     let bench = tiny(Pinning::choose().unwrap());
     bench.plan.interrupt.flag().store(true, Ordering::Relaxed);
-    let section = other_server(&bench, program(), &liar.path());
+    let other = OtherServer::look(&liar.path(), &bench.plan.interrupt);
+    let section = other.measure(&bench, program());
     assert!(section.rows.is_empty() && section.gaps.is_empty());
 }

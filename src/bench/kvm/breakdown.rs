@@ -76,7 +76,7 @@ pub(super) fn breakdown(
                 .to_owned(),
         );
     }
-    section.breakdown = Some(Breakdown {
+    section.break_down(Breakdown {
         title: format!("a read, exit to exit, over a socket, {}", place.what()),
         parts,
     });
@@ -86,7 +86,7 @@ pub(super) fn breakdown(
 /// Reads for as long as a row is measured, and notes when what happened.
 fn reads(bench: &Bench<'_>, vm: &mut Vm<'_>, socket: &mut Socket) -> Result<Vec<Noted>, Trouble> {
     let plan = &bench.plan;
-    let time = plan.slice * plan.slices * plan.runs;
+    let time = plan.slice * plan.slices;
     let mut noted = Vec::with_capacity(MOST);
     let mut data = [0; 4];
     let begun = Instant::now();

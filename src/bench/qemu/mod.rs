@@ -18,7 +18,7 @@ mod rows;
 mod server;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::boot::{Accelerator, Boot, Limits, Measured};
 use self::guest::{BATCH, Task, ticks};
@@ -29,13 +29,6 @@ use super::{Bench, Section, Tally, Trouble};
 
 /// The rung.
 const RUNG: u8 = 5;
-
-/// A confidence interval needs some runs, however long a boot takes.
-const FEWEST_RUNS: u32 = 3;
-
-/// How long a section may take before its runs are cut to the fewest, in
-/// slices of one row. A boot costs as much as hundreds of slices.
-const BUDGET: u32 = 25;
 
 /// Until the guest's first instruction: a fraction of a second.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -267,23 +260,13 @@ impl<'a> Rung<'a> {
     fn measure(&self, server_cpu: usize, section: &mut Section) {
         let mut tallies = self.tallies();
         let plan = &self.bench.plan;
-        let budget = plan.slice * plan.slices * plan.runs * BUDGET;
-        let (started, mut runs) = (Instant::now(), 0);
-        while runs < plan.runs && (runs < FEWEST_RUNS || started.elapsed() < budget) {
-            self.bench.progress.step(&section.title, runs, plan.runs);
-            match self.run(server_cpu) {
-                Ok(measured) => self.take(runs, measured, &mut tallies, section),
-                Err(_) if plan.interrupt.raised() => break,
-                Err(trouble) => {
-                    section.gap(self.name("*"), trouble);
-                    break;
-                }
-            }
-            runs += 1;
+        let progress = self.bench.progress;
+        progress.step(&section.title, self.bench.run(), plan.runs);
+        match self.run(server_cpu) {
+            Ok(measured) => self.take(measured, &mut tallies, section),
+            Err(_) if plan.interrupt.raised() => {}
+            Err(trouble) => section.gap(self.name("*"), trouble),
         }
-        self.bench
-            .progress
-            .step(&section.title, plan.runs, plan.runs);
         for tally in tallies {
             let (name, partial) = (tally.name().to_owned(), tally.partial());
             match (tally.finish(), partial) {
@@ -333,9 +316,9 @@ impl<'a> Rung<'a> {
     }
 
     /// Takes a run's samples.
-    fn take(&self, run: u32, measured: Measured, tallies: &mut [Tally], section: &mut Section) {
-        let now = self.bench.elapsed();
-        let tick = self.tick(&measured, run, section);
+    fn take(&self, measured: Measured, tallies: &mut [Tally], section: &mut Section) {
+        let (now, run) = (self.bench.elapsed(), self.bench.run());
+        let tick = self.tick(&measured, section);
         let nanoseconds = |ticks: u64| {
             #[allow(clippy::cast_precision_loss)] // Weeks fit.
             let ticks = ticks as f64;
@@ -372,7 +355,7 @@ impl<'a> Rung<'a> {
 
     /// What a tick of the guest's counter is, in nanoseconds. The host's
     /// figure is the better one, if both count the same.
-    fn tick(&self, measured: &Measured, run: u32, section: &mut Section) -> f64 {
+    fn tick(&self, measured: &Measured, section: &mut Section) -> f64 {
         let host = self.bench.clock.tick();
         let Some(guest) = measured.tick else {
             return host;
@@ -380,7 +363,7 @@ impl<'a> Rung<'a> {
         if (guest / host - 1.0).abs() < SAME_TICK {
             return host;
         }
-        if run == 0 {
+        if self.bench.run() == 0 {
             section.notes.push(format!(
                 "A tick of the guest's counter is {guest:.4} ns by its PM timer and {host:.4} ns \
                  by the host's clock: the guest's word is taken."
@@ -469,7 +452,7 @@ esac
             tick: None,
         };
         let mut section = Section::default();
-        rung.take(0, measured, &mut tallies, &mut section);
+        rung.take(measured, &mut tallies, &mut section);
         assert_eq!(tallies[0].partial(), None);
         let said = "the guest read 0xffffffff where 0x55504756 should be";
         assert_eq!(tallies[3].partial().as_deref(), Some(said));

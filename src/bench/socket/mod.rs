@@ -25,7 +25,7 @@ use rows::{Connection, POSTED, Server};
 
 pub(super) use link::Link;
 pub(super) use messages::{Messages, Target};
-pub use other::other_server;
+pub use other::OtherServer;
 
 /// Where the two sides run, and how they wait.
 #[derive(Clone, Copy, Debug)]

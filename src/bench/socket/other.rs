@@ -36,21 +36,56 @@ struct Found {
     multi: Result<(), Trouble>,
 }
 
-/// Measures the server that listens on `path`, on its first BAR that can be
-/// read. Writes put back what was there. `program` is this program, to be run
-/// again as the floor's process.
-pub fn other_server(bench: &Bench<'_>, program: &Path, path: &Path) -> Section {
-    let interrupt = &bench.plan.interrupt;
-    let mut section = Section::new(3, format!("socket: the server on {}", path.display()));
-    let found = match look(path, interrupt) {
-        Ok(found) => found,
-        Err(_) if interrupt.raised() => return section,
-        Err(trouble) => {
-            section.gap("other", trouble);
-            return section;
+/// The server that listens on a path, with one connection for all runs: some
+/// servers take only one.
+pub struct OtherServer {
+    /// What is said of it, without rows.
+    section: Section,
+    /// `None` if it cannot be measured.
+    server: Option<Server>,
+}
+
+impl OtherServer {
+    /// Connects to the server and looks at it, but not longer than until an
+    /// interrupt.
+    pub fn look(path: &Path, interrupt: &Interrupt) -> Self {
+        let mut section = Section::new(3, format!("socket: the server on {}", path.display()));
+        let server = look(path, interrupt).and_then(|found| {
+            tell(&mut section, &found);
+            server(found, interrupt)
+        });
+        let server = match server {
+            Ok(server) => Some(server),
+            Err(trouble) => {
+                // Whoever interrupted us knows why there is nothing.
+                if !interrupt.raised() {
+                    section.gap("other", trouble);
+                }
+                None
+            }
+        };
+        OtherServer { section, server }
+    }
+
+    /// Measures it on its first BAR that can be read. Writes put back what was
+    /// there. `program` is this program, to be run again as the floor's
+    /// process.
+    pub fn measure(&self, bench: &Bench<'_>, program: &Path) -> Section {
+        let mut section = self.section.clone();
+        if let Some(server) = &self.server {
+            bench.measure(&mut section, || {
+                let floor = floor(program, &bench.plan.interrupt)?;
+                Ok(rows::rows("other", &floor, std::slice::from_ref(server)))
+            });
         }
-    };
-    note(&mut section);
+        join_gaps(&mut section);
+        section
+    }
+}
+
+/// Says what was found.
+fn tell(section: &mut Section, found: &Found) {
+    note(section);
     let Target { region, data, .. } = found.target;
     section.notes.push(format!(
         "Both sides block, and the server runs where it likes, as does the floor's. Accesses are \
@@ -62,18 +97,8 @@ pub fn other_server(bench: &Bench<'_>, program: &Path, path: &Path) -> Section {
     } else if let Err(why) = &found.multi {
         section.gap("other.write-multi.server", why);
     }
-    match server(found, interrupt) {
-        Ok(server) => bench.measure(&mut section, || {
-            let floor = floor(program, interrupt)?;
-            Ok(rows::rows("other", &floor, std::slice::from_ref(&server)))
-        }),
-        Err(trouble) => section.gap("other", trouble),
-    }
-    join_gaps(&mut section);
-    section
 }
 
-/// One connection for all runs: some servers take only one.
 fn server(found: Found, interrupt: &Interrupt) -> Result<Server, Trouble> {
     // Who made the socket, if it is in sight.
     let process = socket_peercred(&found.stream).ok();
