@@ -34,7 +34,7 @@ fn a_report_is_printed_and_written() {
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("1. dispatch"), "{table}");
     assert!(!table.contains('\x1b'), "colours without a terminal");
-    for name in ["report.html", "report.csv", "latency.hlog"] {
+    for name in ["report.html", "report.md", "report.csv", "latency.hlog"] {
         let text = fs::read_to_string(place.join(name)).unwrap();
         assert!(text.contains("dispatch"), "{name}");
     }

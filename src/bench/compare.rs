@@ -28,8 +28,9 @@ use super::{Report, Row, Section, Trouble};
 /// See above.
 const CONFIDENCE: f64 = 0.99;
 
-/// What the sums of floats may differ by, as a logarithm.
-const ROUNDING: f64 = 1e-9;
+/// What two calibrations of the clock may differ by, as a logarithm: a clock
+/// that is compared for 20 ms is off by less.
+const ROUNDING: f64 = 1e-3;
 
 /// The difference between two reports.
 #[derive(Clone, Debug, Serialize)]

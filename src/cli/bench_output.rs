@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use vgpu_stub::bench::Report;
-use vgpu_stub::bench::output::{Table, csv, hlog, html, percentiles};
+use vgpu_stub::bench::output::{Table, csv, hlog, html, markdown, percentiles};
 
 use super::failure::Failure;
 use super::screen::Screen;
@@ -21,7 +21,7 @@ pub(super) struct Output {
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 
-    /// Write report.html, report.json, report.csv, latency.hlog and
+    /// Write report.html, report.md, report.json, report.csv, latency.hlog and
     /// percentiles/ into this directory.
     #[arg(
         short = 'o',
@@ -85,6 +85,7 @@ impl Prepared<'_> {
         replace(&directory.join("report.json"), json)?;
         replace(&directory.join("report.csv"), rows)?;
         replace(&directory.join("report.html"), &html(report))?;
+        replace(&directory.join("report.md"), &markdown(report))?;
         replace(&directory.join("latency.hlog"), &hlog(report))?;
         for (name, text) in percentiles(report) {
             replace(&directory.join("percentiles").join(name), &text)?;
