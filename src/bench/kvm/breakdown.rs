@@ -61,14 +61,10 @@ pub(super) fn breakdown(
     socket.write(VALUE.to_le_bytes())?;
     let noted = reads(bench, vm, &mut socket)?;
     let stamps = socket.into_peer().stamps()?;
-    let (whole, parts) = parts(bench, &noted, &stamps)?;
-    section.notes.push(format!(
-        "{} reads were taken apart: median {:.0} ns, p99 {:.0} ns. Each part has its own median \
-         and p99, which do not add up to these exactly.",
-        noted.len() - 1,
-        whole.p50,
-        whole.p99,
-    ));
+    let parts = parts(bench, &noted, &stamps)?;
+    section.notes.push(
+        "Each part of a read has its own median and p99, which do not add up exactly.".to_owned(),
+    );
     if place == Place::Same {
         section.notes.push(
             "On one CPU a send may return only after the other side has run: waking it is then \
@@ -117,12 +113,8 @@ fn reads(bench: &Bench<'_>, vm: &mut Vm<'_>, socket: &mut Socket) -> Result<Vec<
     Ok(noted)
 }
 
-/// The whole, and its parts. The last read lacks the exit that ends it.
-fn parts(
-    bench: &Bench<'_>,
-    noted: &[Noted],
-    stamps: &[Stamps],
-) -> Result<(Part, Vec<Part>), Trouble> {
+/// The parts. The last read lacks the exit that ends it.
+fn parts(bench: &Bench<'_>, noted: &[Noted], stamps: &[Stamps]) -> Result<Vec<Part>, Trouble> {
     if stamps.len() != noted.len() {
         let (reads, stamps) = (noted.len(), stamps.len());
         return Err(Trouble(format!(
@@ -130,19 +122,16 @@ fn parts(
         )));
     }
     let mut lengths: [Vec<f64>; PARTS] = Default::default();
-    let mut wholes = Vec::with_capacity(noted.len());
     for (noted, stamps) in noted.windows(2).zip(stamps) {
         let [read, next] = noted else { continue };
         let points = points(read, stamps, next.exited)?;
         for (length, ends) in lengths.iter_mut().zip(points.windows(2)) {
             length.push(bench.clock.nanoseconds(ends[1] - ends[0]));
         }
-        wholes.push(bench.clock.nanoseconds(next.exited - read.exited));
     }
-    let whole = part("the whole", Whose::Kernel, &mut wholes);
     let parts = WHAT.iter().zip(&mut lengths);
     let parts = parts.map(|(&(what, whose), lengths)| part(what, whose, lengths));
-    Ok((whole, parts.collect()))
+    Ok(parts.collect())
 }
 
 /// The points in time between which the parts are.

@@ -84,7 +84,7 @@ fn contents(page: &mut String, report: &Report) -> fmt::Result {
     page.push_str("<nav aria-label=\"Rungs\"><ol>\n");
     for (number, section) in report.sections.iter().enumerate() {
         let (rung, title) = (section.rung, Escaped(&section.title));
-        let missing = if section.rows.is_empty() {
+        let missing = if section.rows.is_empty() && section.breakdown.is_none() {
             " <i>not measured</i>"
         } else {
             ""
