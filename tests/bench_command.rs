@@ -89,6 +89,40 @@ fn what_cannot_be_measured_at_all_is_told_first() {
 }
 
 #[test]
+fn what_is_named_and_cannot_be_measured_is_a_failure_with_a_report() {
+    let dir = tempdir().unwrap();
+    for (arguments, status, expected) in [
+        (
+            ["--rungs", "5", "--qemu", "/bin/true"],
+            1,
+            "vgpu-stub: /bin/true is not a QEMU",
+        ),
+        (
+            ["--rungs", "1", "--socket-path", "/none"],
+            4,
+            "vgpu-stub: /none: ",
+        ),
+    ] {
+        let place = ["bench", "--quick", "--output", text(dir.path())];
+        let output = output(place.iter().chain(&arguments));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        assert!(said.starts_with(expected), "{said}");
+        let json = fs::read_to_string(dir.path().join("report.json")).unwrap();
+        assert_eq!(
+            Report::parse(&json)
+                .unwrap()
+                .sections
+                .last()
+                .unwrap()
+                .gaps
+                .len(),
+            1
+        );
+    }
+}
+
+#[test]
 fn one_cpu_leaves_gaps_where_two_are_needed() {
     let dir = tempdir().unwrap();
     let only = Pinning::choose().unwrap().client;

@@ -1,6 +1,6 @@
 //! `vgpu-stub bench`: what a trapped access costs, hop by hop.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -78,12 +78,34 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let output = args.output.prepare()?;
     let report = args.how.measure(|bench| ladder.measure(bench))?;
     output.write(&report)?;
-    if let Some(path) = &args.socket_path
-        && !report.interrupted
+    // Who names a thing wants it measured.
+    if args.socket_path.is_some()
+        && let Some(why) = nothing_of(&report, 3)
     {
-        return other_was_measured(&report, path);
+        return Err(Failure::peer(why));
+    }
+    if args.qemu.is_some()
+        && let Some(why) = nothing_of(&report, 5)
+    {
+        return Err(Failure::failed(why));
     }
     Ok(())
+}
+
+/// Why nothing of a rung was measured, if so. Floors are ours.
+fn nothing_of(report: &Report, rung: u8) -> Option<&str> {
+    let sections = || {
+        report
+            .sections
+            .iter()
+            .filter(|section| section.rung == rung)
+    };
+    let mut rows = sections().flat_map(|section| &section.rows);
+    if rows.any(|row| row.floor.is_some()) {
+        return None;
+    }
+    let mut gaps = sections().flat_map(|section| &section.gaps);
+    gaps.next().map(|gap| gap.why.as_str())
 }
 
 impl How {
@@ -164,20 +186,6 @@ fn ladder(args: &Args) -> Result<Ladder, Failure> {
         socket_path: args.socket_path.clone(),
         qemu: args.qemu.clone(),
     })
-}
-
-/// Who names a server wants it measured.
-fn other_was_measured(report: &Report, path: &Path) -> Result<(), Failure> {
-    let mut others = report.sections.iter().filter(|section| section.rung == 3);
-    let failed = others.find_map(|section| {
-        // Floors are ours.
-        let measured = section.rows.iter().any(|row| row.floor.is_some());
-        section.gaps.first().filter(|_| !measured)
-    });
-    match failed {
-        Some(gap) => Err(Failure::peer(format!("{}: {}", path.display(), gap.why))),
-        None => Ok(()),
-    }
 }
 
 fn parse_cpus(text: &str) -> Result<Pinning, String> {
