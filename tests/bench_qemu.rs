@@ -141,7 +141,8 @@ fn what_is_no_qemu_is_one_line() {
         "{found:?}"
     );
 
-    let is_absent = |why: &str| why.contains("cannot run absent") && why.contains("No such file");
+    let expected = format!("cannot run {}: No such file", absent.display());
+    let is_absent = |why: &str| why.starts_with(&expected);
     let found = measure(&absent);
     assert!(
         matches!(reasons(&found)[..], [why] if is_absent(why)),

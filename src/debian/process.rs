@@ -140,9 +140,10 @@ pub fn run_unless(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|error| Error::missing(format!("cannot run {name}"), error, remedy))?;
+    let mut child = command.spawn().map_err(|error| {
+        let program = command.get_program().display();
+        Error::missing(format!("cannot run {program}"), error, remedy)
+    })?;
     let output = child.stdout.take().map(lines_of);
     let errors = child.stderr.take().map(lines_of);
     let status = Process::new(child)
