@@ -7,7 +7,7 @@
 //! other and not with the next report.
 
 use super::statistics::median;
-use super::{Bench, Breakdown, Row, Section};
+use super::{Bench, Breakdown, Gap, Row, Section};
 
 impl Bench<'_> {
     /// Carries out `climb` once for each run of the plan and joins its
@@ -37,12 +37,16 @@ impl Bench<'_> {
 impl Section {
     /// Adds what a later run gave.
     fn join(&mut self, later: Section) {
-        let why = later.gaps.first().map(|gap| gap.why.clone());
+        // A gap that was there before is not why a row is missing now.
+        let known = |gap: &&Gap| self.gaps.iter().any(|other| other.why == gap.why);
+        let new = later.gaps.iter().find(|gap| !known(gap));
         for row in &mut self.rows {
             let missing = !later.rows.iter().any(|other| other.name == row.name);
             if missing && row.partial.is_none() {
+                let names = |gap: &&Gap| gap.what.split(", ").any(|name| name == row.name);
+                let gap = later.gaps.iter().find(names).or(new);
                 // Without a gap it was only not its turn.
-                row.partial.clone_from(&why);
+                row.partial = gap.map(|gap| gap.why.clone());
             }
         }
         for row in later.rows {
@@ -98,5 +102,46 @@ impl Breakdown {
             part.p99 = median(&mut p99);
         }
         Some(middle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::Tally;
+
+    /// A section of these rows, each with a sample.
+    fn section(rows: &[&str], gaps: &[(&str, &str)]) -> Section {
+        let mut section = Section::new(1, "test");
+        for name in rows {
+            let mut tally = Tally::named(name, name, None, 1);
+            tally.begin(0, Duration::ZERO);
+            tally.slice_of(Duration::ZERO, vec![1.0]);
+            section.rows.extend(tally.finish());
+        }
+        for (what, why) in gaps {
+            section.gap(*what, why);
+        }
+        section
+    }
+
+    #[test]
+    fn a_row_is_marked_with_its_own_reason_only() {
+        let one_cpu = ("two", "one CPU");
+        let early = |later: &Section| {
+            let mut first = section(&["a", "b"], &[one_cpu]);
+            first.join(later.clone());
+            let partial = first.rows.iter().map(|row| row.partial.clone());
+            partial.collect::<Vec<Option<String>>>()
+        };
+        // It was only not its turn.
+        assert_eq!(early(&section(&["a"], &[one_cpu])), [None, None]);
+        let gone = || Some("gone".to_owned());
+        let named = section(&[], &[one_cpu, ("b, a", "gone")]);
+        assert_eq!(early(&named), [gone(), gone()]);
+        let whole = section(&[], &[("test", "gone")]);
+        assert_eq!(early(&whole), [gone(), gone()]);
     }
 }
