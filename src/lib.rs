@@ -17,6 +17,7 @@
 //! | [`devices`] | the stub, and small devices that teach |
 //! | [`pci`] | what PCI says: config space, BARs, capabilities |
 //! | [`client`] | the other side: a vfio-user client, for `demo` and `probe` |
+//! | `host` | a host's side: starting a server for a VM, finding out why one does not start (feature `host`) |
 //! | `bench` | what an access costs, hop by hop, each beside its floor (feature `bench`) |
 //! | `debian` | QEMU and what else the bench and the tests run, from Debian's archive (feature `bench`) |
 //!
@@ -101,6 +102,8 @@ pub mod debian;
 pub mod device;
 pub mod devices;
 pub mod endpoint;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod pci;
 pub mod protocol;
 pub mod server;
