@@ -1,6 +1,6 @@
 //! `cargo bench --bench budget`: what an access costs and what the program
-//! costs, beside the goals, as a Markdown table. The program is a host's: it
-//! has no bench.
+//! costs, beside the goals, as a Markdown table. The program is the server
+//! alone, without what features add.
 //!
 //! Ends with a failure if a count or the program's size is above its goal, or,
 //! under `CI=true`, if a tool is missing. Times and resident memory are printed
@@ -9,10 +9,10 @@
 //! `cargo bench --bench budget -- --explain` lists instead where the
 //! instructions of a read go, function by function.
 
+#[path = "budget/alone.rs"]
+mod alone;
 #[path = "budget/explain.rs"]
 mod explain;
-#[path = "budget/host.rs"]
-mod host;
 #[path = "measure/mod.rs"]
 mod measure;
 #[path = "../tests/rig/mod.rs"]
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     if asked("--explain") {
         return explain::run();
     }
-    let program = match host::build() {
+    let program = match alone::build() {
         Ok(program) => program,
         Err(error) => {
             eprintln!("budget: {error}");
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     access_rows(&program, &mut table);
     program_rows(&program, &mut table);
     table.add(Row {
-        what: "with the bench: release binary, stripped".to_owned(),
+        what: "with all features: release binary, stripped".to_owned(),
         goal: "-".to_owned(),
         how: "its length",
         figure: length(Path::new(PROGRAM)).map(|bytes| Figure::told(megabytes(bytes), true)),

@@ -1,4 +1,4 @@
-//! The program as a host gets it: without its bench.
+//! The server alone: without bench, launcher and doctor.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::rig::RigError;
 
 /// Builds it, in a place of its own beside this bench's.
 pub(crate) fn build() -> Result<PathBuf, RigError> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone");
     let triple = "x86_64-unknown-linux-gnu";
     let mut cargo = Command::new(env!("CARGO"));
     cargo
