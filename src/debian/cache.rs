@@ -105,6 +105,27 @@ pub fn is_kept(path: &Path, recipe: &str) -> bool {
     fs::read_to_string(path.join(STAMP)).is_ok_and(|text| text == recipe)
 }
 
+/// Makes a directory where it stays, for what cannot be renamed afterwards.
+/// The caller holds a lock on it alone.
+///
+/// # Errors
+///
+/// What `make` returns, or if the cache cannot be written.
+pub fn fill(
+    path: &Path,
+    recipe: &str,
+    make: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    if is_kept(path, recipe) {
+        return Ok(());
+    }
+    remove(path)?;
+    fs::create_dir_all(path).map_err(io_failed("cannot make", path))?;
+    make()?;
+    let stamp = path.join(STAMP);
+    fs::write(&stamp, recipe).map_err(io_failed("cannot write", &stamp))
+}
+
 /// Something that is made once and kept.
 pub struct Kept<'a> {
     /// Where it lies.

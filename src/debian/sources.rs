@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// Where Debian is when the host's sources name no mirror.
 const DEFAULT: &str = "http://deb.debian.org/debian";
 
+/// Where releases go that the mirrors no longer hold.
+pub const ARCHIVE: &str = "http://archive.debian.org/debian";
+
 /// Mirrors to try, best first.
 pub fn mirrors() -> Vec<String> {
     let host = files(Path::new("/etc/apt"))

@@ -10,6 +10,7 @@
 //! - [`qemu`]: QEMU from Debian's backports, started, watched and reaped.
 //! - [`guest`]: bare-metal guests, compiled here.
 //! - [`server`]: the program under test; [`recorder`]: what goes over its socket.
+//! - [`shim_qemu`]: QEMU with the shim, built from source.
 //! - [`linux`]: Debian's cloud kernel with an initramfs made here.
 //!
 //! Where the packages come from and are kept is [`vgpu_stub::debian`].
@@ -27,6 +28,7 @@ pub(crate) mod qmp;
 pub(crate) mod recorder;
 mod running;
 pub(crate) mod server;
+pub(crate) mod shim_qemu;
 mod skip;
 
 pub(crate) use guest::Guest;
