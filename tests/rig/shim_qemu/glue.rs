@@ -66,11 +66,12 @@ pub(super) fn put(tree: &Path, shim: &Shim) -> Result<(), RigError> {
     update(&misc.join("vgpu-stub.c"), &shim.code)?;
     let events = misc.join("trace-events");
     let others = read(&events)?;
-    let others = others
+    let others: String = others
         .split_inclusive('\n')
-        .filter(|line| !line.starts_with("vgpu_stub_") && !line.starts_with("# vgpu-stub.c"));
-    let text: String = others.chain([shim.trace_events.as_str()]).collect();
-    update(&events, &text)
+        .filter(|line| !line.starts_with("vgpu_stub_") && !line.starts_with("# vgpu-stub.c"))
+        .collect();
+    let ours = shim.trace_events.trim_start();
+    update(&events, &format!("{}\n\n{ours}", others.trim_end()))
 }
 
 fn append(path: &Path, mark: &str, addition: &str) -> Result<(), RigError> {
