@@ -1,2 +1,4 @@
 //! A host's side: a server for each VM that wants the device, and what is
 //! wrong when a VM does not start.
+
+pub mod config;
