@@ -30,6 +30,23 @@ impl Failure {
         Self::new(4, message)
     }
 
+    /// What was looked at has warnings (5), and they were printed.
+    #[cfg(feature = "host")]
+    pub(super) fn warned() -> Self {
+        Self::new(5, "")
+    }
+
+    /// What was looked at is broken (6), and how was printed.
+    #[cfg(feature = "host")]
+    pub(super) fn broken() -> Self {
+        Self::new(6, "")
+    }
+
+    /// There is nothing more to say.
+    pub(super) fn is_said(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// The program's exit status.
     pub(super) fn status(&self) -> u8 {
         self.status

@@ -12,6 +12,8 @@ mod bench_peer;
 mod capabilities;
 mod demo;
 mod demo_checks;
+#[cfg(feature = "host")]
+mod doctor;
 mod failure;
 mod generate;
 #[cfg(feature = "bench")]
@@ -60,13 +62,16 @@ const EXIT_STATUS: &str =
 as vfio-user's conventions for servers ask.
 
 Exit status: 0 clean, 1 failed, 2 usage, \
-3 cannot listen on a socket, 4 a server does not answer as vfio-user says.";
+3 cannot listen on a socket, 4 a server does not answer as vfio-user says, \
+5 doctor found a warning, 6 doctor found something broken.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
     Demo(demo::Args),
     Probe(probe::Args),
+    #[cfg(feature = "host")]
+    Doctor(doctor::Args),
     QemuArgs(qemu_args::Args),
     #[cfg(feature = "bench")]
     Bench(bench::Args),
@@ -85,7 +90,9 @@ pub(crate) fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("vgpu-stub: {failure}");
+            if !failure.is_said() {
+                eprintln!("vgpu-stub: {failure}");
+            }
             ExitCode::from(failure.status())
         }
     }
@@ -111,6 +118,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Probe(args)) => probe::run(&args),
+        #[cfg(feature = "host")]
+        Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::QemuArgs(args)) => qemu_args::run(&args),
         #[cfg(feature = "bench")]
         Some(Command::Bench(args)) => bench::run(&args),

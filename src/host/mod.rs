@@ -2,3 +2,4 @@
 //! wrong when a VM does not start.
 
 pub mod config;
+pub mod doctor;

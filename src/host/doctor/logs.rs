@@ -1,0 +1,294 @@
+//! The real error, out of the logs.
+
+use std::cmp::Reverse;
+
+use super::Group;
+use super::causes::{self, Cause};
+use super::findings::{Check, Findings, Severity};
+use super::host::Host;
+use super::log_lines::{self, Line, Log, Logs};
+use super::text::quoted;
+
+const READ: Check = Check::warning(
+    "log.read",
+    "the logs of xapi, xenopsd, qemu-dm and the wrapper",
+);
+const FAILURE: Check = Check::broken(
+    "log.failure",
+    "the toolstack's error, such as \"Timeout reached while starting daemon\"",
+);
+
+pub(super) const GROUP: Group = Group {
+    name: "logs",
+    checks: &CHECKS,
+    look,
+};
+
+/// The two above, and a row for each cause.
+const CHECKS: [&Check; 18] = {
+    let mut all = [&READ; 18];
+    all[1] = &FAILURE;
+    let mut at = 0;
+    while at < causes::CHECKS.len() {
+        all[at + 2] = causes::CHECKS[at];
+        at += 1;
+    }
+    all
+};
+
+/// How long before a failure its start may be, if no line tells of it: the
+/// 300 seconds that xenopsd waits, and some.
+const BEFORE: u64 = 320;
+/// What is still told of a failed start after its end.
+const AFTER: u64 = 60;
+
+/// A start that failed: the toolstack's error, and when it was under way.
+struct Failure<'a> {
+    log: &'a Log,
+    line: &'a Line,
+    domain: Option<u32>,
+    /// From when to when; unknown if its line has no time.
+    span: Option<(u64, u64)>,
+}
+
+fn look(host: &Host, findings: &mut Findings) {
+    let logs = host.logs();
+    read(logs, findings);
+    if logs.files.is_empty() {
+        return;
+    }
+    let failure = last_failure(host, logs);
+    let cause = first_cause(host, logs, failure.as_ref());
+    if let Some(failure) = &failure {
+        say_failure(host, logs, failure, cause.is_some(), findings);
+    }
+    if let Some((log, line, cause)) = cause {
+        let over = is_over(logs, line, log_lines::domain(&line.text));
+        say_cause(host, (log, line, cause), over, findings);
+    }
+    class_width(host, logs, findings);
+    for check in GROUP.checks {
+        findings.ok(check, "nothing in the logs");
+    }
+}
+
+fn read(logs: &Logs, findings: &mut Findings) {
+    for (file, why) in &logs.unreadable {
+        findings
+            .found_in(&READ, format!("{file}: {why}"))
+            .remedy("run the doctor as root");
+    }
+    if logs.files.is_empty() {
+        findings
+            .found_in(&READ, "there are no logs")
+            .remedy("with --root, DIR is what has var/log in it");
+        return;
+    }
+    let mut seen = format!("{} files", logs.files.len());
+    if let Some(first) = logs.rotated.first() {
+        let count = logs.rotated.len();
+        seen = format!(
+            "{seen}; {count} rotated ones were not read (zgrep -h 'Timeout reached' {first} ...)"
+        );
+    }
+    findings.ok(&READ, seen);
+}
+
+/// The last start that failed, of the VM that is meant.
+fn last_failure<'a>(host: &Host, logs: &'a Logs) -> Option<Failure<'a>> {
+    let (vm, domain) = (host.vm(), host.domain());
+    let mut failures: Vec<Failure<'a>> = Vec::new();
+    for log in &logs.files {
+        let mut started = None;
+        for line in &log.lines {
+            if let Some(domain) = log_lines::started(&line.text) {
+                started = Some((domain, line.time));
+            }
+            if log_lines::failed(&line.text) {
+                failures.push(Failure::new(log, line, started, logs));
+            }
+        }
+    }
+    let meant = |failure: &Failure<'_>| {
+        let names = vm
+            .as_ref()
+            .is_some_and(|vm| failure.line.text.contains(vm.as_str()));
+        let of_vm = || {
+            let failed = failure.domain.and_then(|domain| logs.vm_of(domain));
+            failed.is_some() && failed == vm
+        };
+        let anything = vm.is_none() && domain.is_none();
+        anything || names || (failure.domain.is_some() && failure.domain == domain) || of_vm()
+    };
+    // The first line of the last failure: xapi repeats what xenopsd said.
+    let failures = failures.into_iter().filter(meant);
+    let last = failures.max_by_key(|failure| {
+        (
+            failure.span.map(|(from, _)| from),
+            Reverse(failure.line.time),
+        )
+    })?;
+    Some(last)
+}
+
+impl<'a> Failure<'a> {
+    fn new(log: &'a Log, line: &'a Line, started: Option<(u32, Option<u64>)>, logs: &Logs) -> Self {
+        let named = logs.lines().rev().find_map(|(_, other)| {
+            let (vm, domain) = log_lines::created(&other.text)?;
+            line.text.contains(vm).then_some(domain)
+        });
+        let own = log_lines::domain(&line.text);
+        let domain = own.or(named).or(started.map(|(domain, _)| domain));
+        let span = line.time.map(|end| {
+            let begun = started.filter(|(id, _)| Some(*id) == domain);
+            let begun = begun.and_then(|(_, time)| time).filter(|time| *time <= end);
+            let from = begun.unwrap_or(end.saturating_sub(BEFORE));
+            (from, end.saturating_add(AFTER))
+        });
+        Failure {
+            log,
+            line,
+            domain,
+            span,
+        }
+    }
+
+    /// A line may be of this start.
+    fn covers(&self, line: &Line) -> bool {
+        let other = log_lines::domain(&line.text)
+            .zip(self.domain)
+            .is_some_and(|(one, other)| one != other);
+        let outside = line
+            .time
+            .zip(self.span)
+            .is_some_and(|(time, (from, to))| time < from.saturating_sub(2) || time > to);
+        !other && !outside
+    }
+}
+
+type Found<'a> = (&'a Log, &'a Line, &'static Cause);
+
+/// The first line that explains it; of a start that is still waited for, the
+/// last.
+fn first_cause<'a>(
+    host: &Host,
+    logs: &'a Logs,
+    failure: Option<&Failure<'_>>,
+) -> Option<Found<'a>> {
+    let all = logs.lines().filter_map(|(log, line)| {
+        let cause = causes::of(&line.text)?;
+        (cause.check != &causes::CLASS_WIDTH).then_some((log, line, cause))
+    });
+    if let Some(failure) = failure {
+        let covered = all.filter(|(_, line, _)| failure.covers(line));
+        return covered.min_by_key(|(_, line, cause)| {
+            // What has no time is of the newest file of its kind.
+            (!cause.strong, line.time.unwrap_or(u64::MAX))
+        });
+    }
+    let (vm, domain) = (host.vm(), host.domain());
+    let meant = |line: &Line| match (log_lines::domain(&line.text), domain) {
+        (Some(one), Some(other)) => one == other,
+        (None, Some(_)) => vm
+            .as_ref()
+            .is_none_or(|vm| !line.text.contains("VM") || line.text.contains(vm.as_str())),
+        _ => true,
+    };
+    let ours = all.filter(|(_, line, cause)| cause.strong && meant(line));
+    ours.max_by_key(|(_, line, _)| line.time)
+}
+
+/// A later start, of another domain, did not fail.
+fn is_over(logs: &Logs, line: &Line, domain: Option<u32>) -> bool {
+    let Some(time) = line.time else { return false };
+    let failed = |domain: u32| {
+        logs.lines().any(|(_, other)| {
+            let of = log_lines::domain(&other.text).is_none_or(|other| other == domain);
+            let later = other.time.is_some_and(|other| other > time);
+            of && later
+                && (log_lines::failed(&other.text)
+                    || causes::of(&other.text).is_some_and(|cause| cause.strong))
+        })
+    };
+    logs.lines().any(|(_, other)| {
+        let later = other.time.is_some_and(|other| other > time);
+        let started = log_lines::started(&other.text).filter(|started| Some(*started) != domain);
+        later && started.is_some_and(|started| !failed(started))
+    })
+}
+
+fn say_failure(
+    host: &Host,
+    logs: &Logs,
+    failure: &Failure<'_>,
+    explained: bool,
+    findings: &mut Findings,
+) {
+    let whose = match failure.domain {
+        Some(domain) => format!("domain {domain}: "),
+        None => String::new(),
+    };
+    let vm = host
+        .vm()
+        .or_else(|| failure.domain.and_then(|domain| logs.vm_of(domain)));
+    let vm = quoted(vm.as_deref().unwrap_or("UUID"));
+    let over = is_over(logs, failure.line, failure.domain);
+    let finding = findings.found_in(&FAILURE, format!("{whose}{}", message(&failure.line.text)));
+    finding.at(failure.log.place(failure.line));
+    if over {
+        finding
+            .severity(Severity::Note)
+            .remedy("a later start did not fail");
+        return;
+    }
+    if explained {
+        finding
+            .remedy("this is what xenopsd says whenever QEMU does not come up; the cause is below");
+    } else {
+        finding.remedy("the logs do not say why; the newest /var/log/xen/qemu-dm-*.log and daemon.log are where it would be");
+    }
+    finding.remedy(format!("to see whether the device is the cause, start once without it: xe vm-param-remove uuid={vm} param-name=platform param-key=vgpu-stub && xe vm-start uuid={vm}"));
+}
+
+fn say_cause(host: &Host, (log, line, cause): Found<'_>, over: bool, findings: &mut Findings) {
+    let finding = findings.found_in(
+        cause.check,
+        format!("{}: {}", message(&line.text), cause.means),
+    );
+    finding.at(log.place(line));
+    if over {
+        finding.severity(Severity::Note);
+    }
+    let vm = quoted(host.vm().as_deref().unwrap_or("UUID"));
+    for remedy in cause.remedy {
+        finding.remedy(remedy.replace("UUID", &vm));
+    }
+}
+
+/// It does not stop a VM, and so is never the cause; but it is seen nowhere
+/// else.
+fn class_width(host: &Host, logs: &Logs, findings: &mut Findings) {
+    let found = logs.lines().rev().find_map(|(log, line)| {
+        let cause = causes::of(&line.text)?;
+        (cause.check == &causes::CLASS_WIDTH).then_some((log, line, cause))
+    });
+    if let Some(found) = found {
+        say_cause(host, found, false, findings);
+    }
+}
+
+/// What is left of a line without its time, host and program.
+fn message(text: &str) -> &str {
+    // xapi's and xenopsd's: "[error||12 |task|brand] message".
+    if let Some((_, rest)) = text.split_once("||")
+        && let Some((_, message)) = rest.split_once("] ")
+    {
+        return message;
+    }
+    for mark in ["]: ", "qemu-system-i386: "] {
+        if let Some((_, message)) = text.split_once(mark) {
+            return message;
+        }
+    }
+    text
+}
