@@ -6,12 +6,14 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
+#[cfg(feature = "host")]
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use vgpu_stub::devices::{KINDS, Kind, MAX_VECTORS, Options};
+use vgpu_stub::devices::{Choice, MAX_VECTORS};
 use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::server::{Limits, Listener, Server, Source};
 
@@ -61,6 +63,12 @@ pub(super) struct Args {
     /// Stop serving a device when its first client leaves.
     #[arg(long)]
     once: bool,
+
+    /// Stop serving a device that no client has connected to for so many
+    /// seconds after the start.
+    #[cfg(feature = "host")]
+    #[arg(long, value_name = "SECONDS")]
+    first_client_within: Option<u32>,
 }
 
 /// Where a device's clients come from, as it was asked for.
@@ -73,8 +81,7 @@ enum SocketArg {
 /// A `--device`, checked.
 #[derive(Clone, Debug)]
 struct DeviceArg {
-    kind: &'static Kind,
-    options: Options,
+    choice: Choice,
     socket: Option<SocketArg>,
 }
 
@@ -82,48 +89,24 @@ impl FromStr for DeviceArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
-        let name = parts.next().unwrap_or_default();
-        let kind = Kind::find(name).ok_or_else(|| {
-            let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-            format!(
-                "there is no device '{name}'; use one of {}",
-                names.join(", ")
-            )
-        })?;
-        let mut device = DeviceArg {
-            kind,
-            options: Options::default(),
-            socket: None,
-        };
-        for part in parts {
-            device.set(part)?;
-        }
-        Ok(device)
-    }
-}
-
-impl DeviceArg {
-    fn set(&mut self, part: &str) -> Result<(), String> {
-        let known = "use socket-path=PATH, fd=N or vectors=N";
-        let (key, value) = part
-            .split_once('=')
-            .ok_or_else(|| format!("'{part}' is not KEY=VALUE; {known}"))?;
-        let number = |what: &str| format!("{key}={value} is not {what}");
-        let socket = match key {
-            "socket-path" if !value.is_empty() => SocketArg::Path(value.into()),
-            "fd" => SocketArg::Fd(value.parse().map_err(|_| number("a descriptor's number"))?),
-            "vectors" => {
-                let vectors = value.parse().map_err(|_| number("a number of vectors"))?;
-                self.options.vectors = Some(vectors);
-                return Ok(());
+        let mut socket = None;
+        let choice = Choice::parse(text, "socket-path=PATH, fd=N or vectors=N", |key, value| {
+            let this = match key {
+                "socket-path" if !value.is_empty() => SocketArg::Path(value.into()),
+                "fd" => {
+                    let number = value.parse();
+                    SocketArg::Fd(
+                        number.map_err(|_| format!("fd={value} is not a descriptor's number"))?,
+                    )
+                }
+                _ => return Ok(false),
+            };
+            match socket.replace(this) {
+                None => Ok(true),
+                Some(_) => Err(format!("'{key}={value}' is a second socket for one device")),
             }
-            _ => return Err(format!("'{part}' is not known; {known}")),
-        };
-        match self.socket.replace(socket) {
-            None => Ok(()),
-            Some(_) => Err(format!("'{part}' is a second socket for one device")),
-        }
+        })?;
+        Ok(DeviceArg { choice, socket })
     }
 }
 
@@ -169,23 +152,27 @@ fn build(args: &Args) -> Result<Server, Failure> {
         ..Limits::default()
     };
     let mut server = Server::new().once(args.once).limits(limits);
+    #[cfg(feature = "host")]
+    if let Some(seconds) = args.first_client_within {
+        server = server.first_client_within(Duration::from_secs(seconds.into()));
+    }
     let mut offered = offered_sockets(args)?.into_iter();
     for (number, device) in args.devices.iter().enumerate() {
         let own = device.socket.clone();
+        let kind = device.choice.kind();
         let socket = own.or_else(|| offered.next()).ok_or_else(|| {
-            let name = device.kind.name;
+            let name = kind.name;
             Failure::usage(format!(
                 "device {name} has no socket; give --socket-path, or socket-path= for each device"
             ))
         })?;
-        let builder = device
-            .kind
-            .builder(device.options)
+        let builder = kind
+            .builder(device.choice.options())
             .map_err(Failure::usage)?;
         let endpoint = Endpoint::new(builder).map_err(Failure::failed)?;
         let name = match args.devices.len() {
-            1 => device.kind.name.to_owned(),
-            _ => format!("{}#{number}", device.kind.name),
+            1 => kind.name.to_owned(),
+            _ => format!("{}#{number}", kind.name),
         };
         let source = open(&socket, args.socket_mode)?;
         log::info!("{name}: listening on {socket}");

@@ -1,6 +1,7 @@
 //! The stub, and the small devices that teach. A device is found here by the
 //! name that `--device` takes.
 
+mod choice;
 mod copier;
 mod doorbell;
 mod engine;
@@ -10,6 +11,7 @@ use std::io;
 
 use thiserror::Error;
 
+pub use choice::Choice;
 pub use copier::{Copier, Reg as CopierRegister};
 pub use doorbell::{Doorbell, Reg as DoorbellRegister};
 pub use stub::{MAX_VECTORS, Reg as StubRegister, Stub, VECTORS};
@@ -89,6 +91,21 @@ impl Kind {
         KINDS.iter().find(|kind| kind.name == name)
     }
 
+    /// Whether the device takes these options.
+    ///
+    /// # Errors
+    ///
+    /// See [`OptionError`].
+    pub fn check(&self, options: Options) -> Result<(), OptionError> {
+        match options.vectors {
+            Some(_) if !self.takes_vectors => Err(OptionError::NoVectors { device: self.name }),
+            Some(vectors) if !(1..=MAX_VECTORS).contains(&vectors) => {
+                Err(OptionError::Vectors { vectors })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What makes a device of this kind, for
     /// [`Endpoint::new`](crate::endpoint::Endpoint::new).
     ///
@@ -99,15 +116,7 @@ impl Kind {
         &self,
         options: Options,
     ) -> Result<impl FnOnce(Irq, Dma) -> io::Result<Box<dyn Device>> + use<>, OptionError> {
-        match options.vectors {
-            Some(_) if !self.takes_vectors => {
-                return Err(OptionError::NoVectors { device: self.name });
-            }
-            Some(vectors) if !(1..=MAX_VECTORS).contains(&vectors) => {
-                return Err(OptionError::Vectors { vectors });
-            }
-            _ => {}
-        }
+        self.check(options)?;
         let make = self.make;
         Ok(move |irq, dma| make(options, irq, dma))
     }

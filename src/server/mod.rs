@@ -95,7 +95,16 @@ pub enum ServeError {
 pub struct Server {
     services: Vec<Service>,
     terms: Terms,
+    clients: Clients,
+}
+
+/// Which clients a device is served to.
+#[derive(Clone, Copy, Default)]
+struct Clients {
+    /// The first only.
     once: bool,
+    /// How long to wait for it.
+    first_within: Option<Duration>,
 }
 
 struct Service {
@@ -129,7 +138,15 @@ impl Server {
     /// Ends the service of a device when its first client has left.
     #[must_use]
     pub fn once(mut self, once: bool) -> Self {
-        self.once = once;
+        self.clients.once = once;
+        self
+    }
+
+    /// Ends the service of a device to which no client has connected when
+    /// `time` has passed since [`Server::run`].
+    #[must_use]
+    pub fn first_client_within(mut self, time: Duration) -> Self {
+        self.clients.first_within = Some(time);
         self
     }
 
@@ -167,7 +184,7 @@ impl Server {
         let Server {
             services,
             terms,
-            once,
+            clients,
         } = self;
         let mut end = Ok(());
         thread::scope(|scope| {
@@ -176,7 +193,7 @@ impl Server {
                 let name = service.name.clone();
                 let spawned = thread::Builder::new()
                     .name(name.clone())
-                    .spawn_scoped(scope, move || service.run(&terms, once));
+                    .spawn_scoped(scope, move || service.run(&terms, clients));
                 match spawned {
                     Ok(thread) => threads.push(thread),
                     Err(source) => end = Err(ServeError::Thread { name, source }),
@@ -194,11 +211,25 @@ impl Server {
     }
 }
 
+impl Clients {
+    /// Waits for the first client; a listener that was shut down counts as
+    /// one.
+    fn first_comes(self, listener: &Listener) -> bool {
+        self.first_within.is_none_or(|time| listener.wait(time))
+    }
+}
+
 impl Service {
-    fn run(mut self, terms: &Terms, once: bool) -> Result<(), ServeError> {
+    fn run(mut self, terms: &Terms, clients: Clients) -> Result<(), ServeError> {
         match self.source {
             Source::Connected(stream) => {
                 serve(&self.name, &mut self.endpoint, stream, terms, &self.handle);
+            }
+            Source::Listener(listener) if !clients.first_comes(&listener) => {
+                log::warn!(
+                    "{}: no client has connected; not served any more",
+                    self.name
+                );
             }
             Source::Listener(listener) => loop {
                 let accepted = listener.accept();
@@ -217,7 +248,7 @@ impl Service {
                     }
                 };
                 serve(&self.name, &mut self.endpoint, stream, terms, &self.handle);
-                if once || self.handle.stopped() {
+                if clients.once || self.handle.stopped() {
                     break;
                 }
             },
