@@ -1,14 +1,15 @@
 //! What a host's administrator chose: `KEY=VALUE` lines, never given to a
 //! shell.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use thiserror::Error;
+
+pub use super::setting::{Address, OnFailure};
+use super::setting::{Setting, show};
 
 /// Names another configuration file.
 pub const VARIABLE: &str = "VGPU_STUB_CONFIG";
@@ -67,8 +68,11 @@ pub struct Config {
     /// `XENSTORE`: xenstored's socket or the kernel's device. Without it,
     /// the first that exists.
     pub xenstore: Option<PathBuf>,
-    /// `SYSTEMD_RUN`: used where systemd runs the host.
-    pub systemd_run: PathBuf,
+    /// `SYSTEMD_RUN`: what makes a server a unit of its own. Without it,
+    /// `/usr/bin/systemd-run` if systemd runs the host, else nothing.
+    pub systemd_run: Option<PathBuf>,
+    /// `SETTING`: what a VM gets that has no setting of its own.
+    pub setting: String,
 }
 
 impl Default for Config {
@@ -80,75 +84,15 @@ impl Default for Config {
             start_timeout: Duration::from_secs(4),
             connect_timeout: Duration::from_secs(120),
             on_failure: OnFailure::Fail,
-            addr: Address {
-                slot: 0xc,
-                function: 0,
-            },
+            addr: Address::DEFAULT,
             // Nobody else's: see systemd's table of user ids.
             server_uid_base: 1_900_000_000,
             memory_max: 64 << 20,
             run_directory: "/run/vgpu-stub".into(),
             log: "/var/log/vgpu-stub/wrapper.log".into(),
             xenstore: None,
-            systemd_run: "/usr/bin/systemd-run".into(),
-        }
-    }
-}
-
-/// What becomes of a VM whose server does not start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// It does not start either.
-    Fail,
-    /// It starts without the device.
-    Continue,
-}
-
-impl FromStr for OnFailure {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "fail" => Ok(OnFailure::Fail),
-            "continue" => Ok(OnFailure::Continue),
-            _ => Err("is not fail or continue".to_owned()),
-        }
-    }
-}
-
-/// A place on a PCI bus, as QEMU's `addr=` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address {
-    slot: u8,
-    function: u8,
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    /// `0xSLOT` or `0xSLOT.FUNCTION`; slots 0 and 1 are the machine's own.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = slot.strip_prefix("0x").filter(|digits| {
-            (1..=2).contains(&digits.len()) && digits.bytes().all(|c| c.is_ascii_hexdigit())
-        });
-        let slot = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        let function = match function.as_bytes() {
-            [digit @ b'0'..=b'7'] => Some(digit - b'0'),
-            _ => None,
-        };
-        match (slot, function) {
-            (Some(slot @ 2..=0x1f), Some(function)) => Ok(Address { slot, function }),
-            _ => Err("is not a PCI slot from 0x2 to 0x1f".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.function {
-            0 => write!(f, "{:#x}", self.slot),
-            function => write!(f, "{:#x}.{function}", self.slot),
+            systemd_run: None,
+            setting: "false".to_owned(),
         }
     }
 }
@@ -204,26 +148,19 @@ impl Config {
     ///
     /// See [`ConfigError`].
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        let failed = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let not_text = || ConfigError::NotText {
-            path: path.to_owned(),
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(not_text());
+        Config::parse(&read(path)?, path)
+    }
+
+    /// Reads what is right in a file, and the first thing that is wrong.
+    pub fn read_partly(path: &Path) -> (Config, Option<ConfigError>) {
+        match read(path) {
+            Ok(text) => {
+                let (config, mut wrong) = Config::parse_partly(&text, path);
+                let first = (!wrong.is_empty()).then(|| wrong.swap_remove(0));
+                (config, first)
+            }
+            Err(error) => (Config::default(), Some(error)),
         }
-        file.take(MAX_FILE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(not_text());
-        }
-        let text = String::from_utf8(bytes).map_err(|_| not_text())?;
-        Config::parse(&text, path)
     }
 
     /// Parses a file's text; `path` is for messages.
@@ -232,7 +169,16 @@ impl Config {
     ///
     /// [`ConfigError::Line`].
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        let mut config = Config::default();
+        let (config, wrong) = Config::parse_partly(text, path);
+        match wrong.into_iter().next() {
+            None => Ok(config),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Parses a file's text, and leaves out the lines that are wrong.
+    pub fn parse_partly(text: &str, path: &Path) -> (Config, Vec<ConfigError>) {
+        let (mut config, mut wrong) = (Config::default(), Vec::new());
         let mut seen = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim_end();
@@ -243,17 +189,23 @@ impl Config {
                 None => Err(format!("'{}' is not KEY=VALUE", show(line))),
                 Some((key, _)) if seen.contains(&key) => Err(format!("{key} is set twice")),
                 Some((key, value)) => {
-                    seen.push(key);
-                    config.set(key, value)
+                    // A key that is not known is not one that is set.
+                    let set = config.set(key, value);
+                    if set.is_ok() {
+                        seen.push(key);
+                    }
+                    set
                 }
             };
-            set.map_err(|why| ConfigError::Line {
-                path: path.to_owned(),
-                line: index + 1,
-                why,
-            })?;
+            if let Err(why) = set {
+                wrong.push(ConfigError::Line {
+                    path: path.to_owned(),
+                    line: index + 1,
+                    why,
+                });
+            }
         }
-        Ok(config)
+        (config, wrong)
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -280,7 +232,8 @@ impl Config {
             "RUN_DIRECTORY" => path(value).map(|path| self.run_directory = path),
             "LOG" => path(value).map(|path| self.log = path),
             "XENSTORE" => path(value).map(|path| self.xenstore = Some(path)),
-            "SYSTEMD_RUN" => path(value).map(|path| self.systemd_run = path),
+            "SYSTEMD_RUN" => path(value).map(|path| self.systemd_run = Some(path)),
+            "SETTING" => setting(value).map(|()| value.clone_into(&mut self.setting)),
             _ => return Err(format!("there is no key '{}'", show(key))),
         };
         result.map_err(|why| wrong(&why))
@@ -304,18 +257,32 @@ impl Config {
     }
 }
 
+/// A file's text.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let not_text = || ConfigError::NotText {
+        path: path.to_owned(),
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(not_text());
+    }
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(not_text());
+    }
+    String::from_utf8(bytes).map_err(|_| not_text())
+}
+
 /// What no shell, systemd or QEMU gives a meaning to.
 fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".,_+=:/-".contains(&byte)
-}
-
-/// Untrusted text for a message: on one line and short.
-pub(super) fn show(text: &str) -> String {
-    let mut shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-    if text.chars().nth(40).is_some() {
-        shown.push_str("...");
-    }
-    shown
 }
 
 fn path(value: &str) -> Result<PathBuf, String> {
@@ -325,6 +292,11 @@ fn path(value: &str) -> Result<PathBuf, String> {
     } else {
         Err("is not an absolute path of at most 80 characters without , = :".to_owned())
     }
+}
+
+fn setting(value: &str) -> Result<(), String> {
+    let parsed = Setting::parse(value.as_bytes());
+    parsed.map(drop).map_err(|why| format!(": {why}"))
 }
 
 fn seconds(value: &str, most: u64) -> Result<Duration, String> {
@@ -379,7 +351,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix('#'))
             .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
             .collect();
-        assert_eq!(settings.len(), 13);
+        assert_eq!(settings.len(), 14);
         assert_eq!(parse(&settings.join("\n")).unwrap(), Config::default());
     }
 
@@ -387,7 +359,7 @@ mod tests {
     fn every_key_is_taken() {
         let text = "QEMU_WRAPPER=/a\nDEVICE_MODEL=/b\nSERVER=/c\nSTART_TIMEOUT=9\n\
             CONNECT_TIMEOUT=8\nON_FAILURE=continue\nADDR=0x1f.7\nSERVER_UID_BASE=7\n\
-            MEMORY_MAX=2G\nRUN_DIRECTORY=/d\nLOG=/e\nXENSTORE=/f\nSYSTEMD_RUN=/g\n";
+            MEMORY_MAX=2G\nRUN_DIRECTORY=/d\nLOG=/e\nXENSTORE=/f\nSYSTEMD_RUN=/g\nSETTING=stub,vectors=2\n";
         let config = parse(text).unwrap();
         assert_eq!(config.qemu_wrapper, Some("/a".into()));
         assert_eq!(config.device_model, Some("/b".into()));
@@ -401,7 +373,8 @@ mod tests {
         assert_eq!(config.domain_directory(3), Path::new("/d/3"));
         assert_eq!(config.log, Path::new("/e"));
         assert_eq!(config.xenstore, Some("/f".into()));
-        assert_eq!(config.systemd_run, Path::new("/g"));
+        assert_eq!(config.systemd_run, Some("/g".into()));
+        assert_eq!(config.setting, "stub,vectors=2");
     }
 
     #[test]
@@ -429,6 +402,7 @@ mod tests {
             ("MEMORY_MAX=99999999999999999G", "from 16M to 64G"),
             ("SERVER_UID_BASE=0", "is not a user id"),
             ("SERVER_UID_BASE=2147483647", "is not a user id"),
+            ("SETTING=gpu", "there is no device 'gpu'"),
             ("KEY\0=a\u{7}", "without quotes"),
         ];
         for (text, why) in wrong {
@@ -438,6 +412,19 @@ mod tests {
         }
         let long = format!("ADDR={}", "9".repeat(5000));
         assert!(parse(&long).unwrap_err().len() < 200);
+    }
+
+    #[test]
+    fn what_is_right_holds_beside_what_is_wrong() {
+        let text = "ADDR=0xd\nCOLOUR=red\nADDR=0xe\nSERVER=/x\n";
+        let (config, wrong) = Config::parse_partly(text, Path::new("f"));
+        assert_eq!(config.addr.to_string(), "0xd");
+        assert_eq!(config.server, Some("/x".into()));
+        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            wrong,
+            ["f:2: there is no key 'COLOUR'", "f:3: ADDR is set twice"]
+        );
     }
 
     #[test]
