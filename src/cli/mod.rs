@@ -19,6 +19,10 @@ mod generate;
 #[cfg(feature = "bench")]
 mod guest_bench;
 mod inherited;
+#[cfg(feature = "host")]
+mod keep;
+#[cfg(feature = "host")]
+mod launch;
 mod looks;
 mod probe;
 mod probe_findings;
@@ -27,6 +31,8 @@ mod progress;
 mod qemu_args;
 mod screen;
 mod serve;
+#[cfg(feature = "host")]
+mod wrapper;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -73,6 +79,11 @@ enum Command {
     #[cfg(feature = "host")]
     Doctor(doctor::Args),
     QemuArgs(qemu_args::Args),
+    #[cfg(feature = "host")]
+    Launch(launch::Args),
+    #[cfg(feature = "host")]
+    #[command(hide = true)]
+    Keep(keep::Args),
     #[cfg(feature = "bench")]
     Bench(bench::Args),
     #[cfg(feature = "bench")]
@@ -85,6 +96,13 @@ enum Command {
 
 /// Parses the command line and runs what it says.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(feature = "host")]
+    {
+        let mut arguments = std::env::args_os();
+        if wrapper::is_called(arguments.next().as_deref()) {
+            return wrapper::run(arguments);
+        }
+    }
     let cli = Cli::parse_from(with_command(std::env::args_os()));
     start_logging(&cli);
     match run(cli) {
@@ -121,6 +139,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         #[cfg(feature = "host")]
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::QemuArgs(args)) => qemu_args::run(&args),
+        #[cfg(feature = "host")]
+        Some(Command::Launch(args)) => launch::run(&args),
+        #[cfg(feature = "host")]
+        Some(Command::Keep(args)) => keep::run(args),
         #[cfg(feature = "bench")]
         Some(Command::Bench(args)) => bench::run(&args),
         #[cfg(feature = "bench")]

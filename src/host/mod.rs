@@ -3,3 +3,6 @@
 
 pub mod config;
 pub mod doctor;
+pub mod launch;
+pub mod setting;
+pub mod xenstore;
