@@ -14,6 +14,7 @@ use super::{Error, sources};
 const VERSION: u32 = 1;
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 const UNPACK_LIMIT: Duration = Duration::from_secs(300);
+const DESCRIPTION: &str = ".dsc";
 const REMEDY: &str = "install the package dpkg-dev";
 
 /// A source package as it was downloaded; it is not replaced while this lives.
@@ -38,12 +39,12 @@ impl Source {
             path: path.clone(),
             recipe: &format!("{VERSION} {package} {suite}"),
             lifetime: Some(LIFETIME),
-            check: &|path| description_in(path).map(drop),
+            check: &|path| file_in(path, DESCRIPTION).map(drop),
             make: &|path| fetch(&home, path, package, suite, stop),
         }
         .obtain()?;
         Ok(Self {
-            description: description_in(&path)?,
+            description: file_in(&path, DESCRIPTION)?,
             _lock: lock,
         })
     }
@@ -66,6 +67,24 @@ impl Source {
         unpack.args(["--no-check", "-x"]).arg(&self.description);
         process::run_unless(stop, unpack.arg(into), UNPACK_LIMIT, REMEDY).map(drop)
     }
+
+    /// The text of one file as upstream has it; `inside` is its path in the
+    /// tree.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there; missing if `tar` is absent.
+    pub fn file(&self, inside: &str, stop: Stop<'_>) -> Result<String, Error> {
+        let archive = file_in(&self.directory(), ".orig.tar.xz")?;
+        let mut tar = Command::new("tar");
+        tar.args(["--to-stdout", "--wildcards", "--occurrence", "-xf"]);
+        tar.arg(archive).arg(format!("*/{inside}"));
+        process::run_unless(stop, &mut tar, UNPACK_LIMIT, "install the package tar")
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.description.with_file_name("")
+    }
 }
 
 fn fetch(
@@ -86,11 +105,11 @@ fn fetch(
     download(get.current_dir(into), stop)
 }
 
-/// The `.dsc` file.
-fn description_in(path: &Path) -> Result<PathBuf, Error> {
+/// The file whose name ends so.
+fn file_in(path: &Path, end: &str) -> Result<PathBuf, Error> {
     fs::read_dir(path)
         .map_err(io_failed("cannot read", path))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|file| file.extension().is_some_and(|kind| kind == "dsc"))
-        .ok_or_else(|| Error::failed(path.display(), "holds no .dsc file"))
+        .find(|file| file.to_string_lossy().ends_with(end))
+        .ok_or_else(|| Error::failed(path.display(), format!("holds no {end} file")))
 }

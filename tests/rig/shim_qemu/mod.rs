@@ -31,7 +31,7 @@ use libraries::Libraries;
 use plan::Plan;
 
 /// The variable that names a tree of one's own.
-const OWN_TREE: &str = "QEMU_SRC";
+pub(crate) const OWN_TREE: &str = "QEMU_SRC";
 
 /// How long QEMU may take to say something about itself.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
