@@ -64,7 +64,9 @@ impl Source {
     pub fn unpack(&self, into: &Path, stop: Stop<'_>) -> Result<(), Error> {
         let mut unpack = Command::new("dpkg-source");
         // apt checked the signature when it downloaded.
-        unpack.args(["--no-check", "-x"]).arg(&self.description);
+        unpack
+            .args(["--no-check", "--no-copy", "-x"])
+            .arg(&self.description);
         process::run_unless(stop, unpack.arg(into), UNPACK_LIMIT, REMEDY).map(drop)
     }
 

@@ -5,6 +5,7 @@
 //! dynamic loader, so the host's C library does not matter.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -161,6 +162,11 @@ impl Recipe {
         }
         drop(apt);
         unpack(&archives, root, stop)?;
+        // As an installed system has them; linker scripts name them.
+        for (inside, name) in [("usr/lib", "lib"), ("usr/lib64", "lib64")] {
+            let link = root.join(name);
+            symlink(inside, &link).map_err(io_failed("cannot make", &link))?;
+        }
         fs::remove_dir_all(&archives).map_err(io_failed("cannot remove", &archives))
     }
 }

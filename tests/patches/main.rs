@@ -48,9 +48,9 @@ fn series() -> Vec<PathBuf> {
 }
 
 /// What a patch must be.
-fn of_this_shim(path: &Path) -> String {
+fn of_this_shim(file: &Path) -> String {
     let shim = Shim::read().unwrap();
-    let mut patch = Patch::parse(&fs::read_to_string(path).unwrap());
+    let mut patch = Patch::parse(&fs::read_to_string(file).unwrap());
     patch.set_new_file(CODE, &shim.code);
     patch.set_addition(TRACE_EVENTS, &shim.trace_events);
     patch.to_string()

@@ -34,14 +34,13 @@ impl Base {
             Tree::Debian(source) => source.name(),
             Tree::Own(path) => format!("{} {:016x}", path.display(), fingerprint(path)?),
         };
+        let libraries = match &plan.libraries {
+            Some(_) => Libraries::recipe(),
+            None => String::new(),
+        };
         let recipe = format!(
-            "{VERSION} {} {source} {:?} {:?} {}",
-            plan.name,
-            plan.options,
-            plan.devices,
-            plan.libraries
-                .as_ref()
-                .map_or_else(String::new, Libraries::recipe),
+            "{VERSION} {} {source} {:?} {:?} {libraries}",
+            plan.name, plan.options, plan.devices
         );
         let path = home.join(format!("{}-base-{}", plan.name, cache::key(&recipe)));
         Ok(Self { home, recipe, path })
@@ -96,7 +95,7 @@ impl Base {
         let build = self.build_directory();
         fs::create_dir_all(&build).map_err(io_failed("cannot make", &build))?;
         let mut configure = Command::new("../source/configure");
-        configure.args(plan.options).current_dir(&build);
+        configure.args(&plan.options).current_dir(&build);
         if let Some(libraries) = &plan.libraries {
             libraries.prepare(&mut configure, &self.path)?;
         }

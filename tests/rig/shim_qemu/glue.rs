@@ -39,6 +39,7 @@ pub(super) fn add(tree: &Path, devices: &[&str]) -> Result<(), RigError> {
     } else {
         let line = "common-obj-$(CONFIG_VGPU_STUB) += vgpu-stub.o\n";
         append(&misc.join("Makefile.objs"), "vgpu-stub.o", line)?;
+        add_what_tcg_needs(tree)?;
     }
     append(&misc.join("Kconfig"), "config VGPU_STUB", KCONFIG)?;
     let defaults = DEFAULTS.map(|path| tree.join(path));
@@ -51,6 +52,16 @@ pub(super) fn add(tree: &Path, devices: &[&str]) -> Result<(), RigError> {
     for device in ["VGPU_STUB"].iter().chain(devices) {
         let line = format!("CONFIG_{device}=y\n");
         append(defaults, &line, &line)?;
+    }
+    Ok(())
+}
+
+/// XCP-ng's QEMU has no TCG and so builds nothing for AES instructions.
+fn add_what_tcg_needs(tree: &Path) -> Result<(), RigError> {
+    let path = tree.join("crypto/Makefile.objs");
+    if read(&path)?.contains("\ncrypto-obj-y = hash.o\n") {
+        let line = "crypto-obj-y += aes.o\n";
+        append(&path, line, line)?;
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ impl Libraries {
     }
 
     /// What it is made of.
-    pub(super) fn recipe(&self) -> String {
+    pub(super) fn recipe() -> String {
         format!("{RECIPE:?}")
     }
 
@@ -55,41 +55,39 @@ impl Libraries {
 
     /// Makes a build use it; `base` is the build's own directory.
     pub(super) fn prepare(&self, command: &mut Command, base: &Path) -> Result<(), RigError> {
-        let root = base.join("sysroot");
         let python = base.join("python");
         if !python.exists() {
-            self.link(&root, &python)?;
+            self.link_meson(&python)?;
         }
-        let show = root.display();
+        let root = self.0.path("");
+        let root = root.display();
         let search = ["lib/x86_64-linux-gnu", "share"]
-            .map(|place| format!("{show}/usr/{place}/pkgconfig"))
+            .map(|place| format!("{root}usr/{place}/pkgconfig"))
             .join(":");
         command
-            .env("CC", format!("cc --sysroot={show}"))
+            // Debian's gcc looks for start files and libraries beside itself,
+            // which --sysroot does not change.
+            .env(
+                "CC",
+                format!("cc --sysroot={root} -B{root}usr/lib/x86_64-linux-gnu"),
+            )
             .env("PKG_CONFIG_LIBDIR", search)
-            .env("PKG_CONFIG_SYSROOT_DIR", &root)
+            .env("PKG_CONFIG_SYSROOT_DIR", self.0.path(""))
             .env("PYTHONPATH", &python);
         Ok(())
     }
 
-    /// The directories that the C library's linker scripts name, which a
-    /// package does not bring; and of Python's packages Meson alone, or
-    /// others would come before this machine's.
-    fn link(&self, root: &Path, python: &Path) -> Result<(), RigError> {
-        let make = |path: &Path| fs::create_dir_all(path).map_err(io_failed("cannot make", path));
-        let link =
-            |to: &Path, path: &Path| symlink(to, path).map_err(io_failed("cannot make", path));
-        make(root)?;
-        link(&self.0.path("usr"), &root.join("usr"))?;
-        link(Path::new("usr/lib"), &root.join("lib"))?;
-        link(Path::new("usr/lib64"), &root.join("lib64"))?;
-        make(python)?;
+    /// Of Python's packages Meson alone, or others would come before this
+    /// machine's.
+    fn link_meson(&self, python: &Path) -> Result<(), RigError> {
+        fs::create_dir_all(python).map_err(io_failed("cannot make", python))?;
         let packages = self.0.path(PYTHON_PACKAGES);
         let entries = fs::read_dir(&packages).map_err(io_failed("cannot read", &packages))?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             if name.to_string_lossy().starts_with("meson") {
-                link(&entry.path(), &python.join(&name))?;
+                let link = python.join(&name);
+                symlink(entry.path(), &link).map_err(io_failed("cannot make", &link))?;
             }
         }
         Ok(())

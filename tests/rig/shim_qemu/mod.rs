@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vgpu_stub::debian::qemu::{self as debian, parse_version};
@@ -39,7 +39,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Which QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
-    /// Debian 11's: TCG, KVM, qtest; `pc` and `q35`; x86_64.
+    /// Debian 11's: TCG, KVM, qtest; `pc` and `q35`; `x86_64`.
     Debian5_2,
     /// Debian 13's, as a device model for Xen and nothing else; i386. Built
     /// with Debian 13's libraries, so it runs on a Debian 13 as it is.
@@ -156,9 +156,7 @@ pub(crate) fn obtain(version: Version) -> Result<ShimQemu, RigError> {
     // Tests of one process would all wait for one lock file anyway, and would
     // each read the whole tree of QEMU_SRC.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(|held| held.into_inner());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let data = firmware()?;
     let shim = Shim::read()?;
     let plan = Plan::of(version)?;

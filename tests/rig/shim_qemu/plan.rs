@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use vgpu_stub::debian::Source;
 
+use super::super::cache::io_failed;
 use super::super::{RigError, process};
 use super::libraries::Libraries;
 use super::{OWN_TREE, Version, needs};
@@ -16,7 +17,7 @@ pub(super) struct Plan {
     /// The program that comes out.
     pub(super) program: &'static str,
     /// Arguments of `configure`.
-    pub(super) options: &'static [&'static str],
+    pub(super) options: Vec<&'static str>,
     /// Devices of QEMU's own to switch on.
     pub(super) devices: &'static [&'static str],
     /// Where the source comes from.
@@ -48,7 +49,7 @@ impl Plan {
         Ok(Self {
             name: "bullseye",
             program: "qemu-system-x86_64",
-            options: OPTIONS_5_2,
+            options: OPTIONS_5_2.to_vec(),
             devices: TEST_DEVICES,
             tree: Tree::Debian(Source::obtain("qemu", "bullseye", process::NEVER)?),
             libraries: None,
@@ -60,7 +61,7 @@ impl Plan {
         Ok(Self {
             name: "trixie-xen",
             program: "qemu-system-i386",
-            options: OPTIONS_10_0_XEN,
+            options: OPTIONS_10_0_XEN.to_vec(),
             devices: &["I440FX"],
             tree: Tree::Debian(Source::obtain("qemu", "trixie", process::NEVER)?),
             libraries: Some(Libraries::obtain()?),
@@ -83,10 +84,20 @@ impl Plan {
                 "was built in place; `make distclean` there, or give another",
             ));
         }
+        let configure = tree.join("configure");
+        let configure =
+            fs::read_to_string(&configure).map_err(io_failed("cannot read", &configure))?;
+        let mut options = OPTIONS_4_2.to_vec();
+        if configure.contains(XCP_NG_ONLY) {
+            needs::check(&[("xencontrol", "libxen-dev")])?;
+            options.extend([XCP_NG_ONLY, "--enable-xen"]);
+        } else {
+            options.push("--disable-xen");
+        }
         Ok(Self {
             name: "own",
             program: "qemu-system-i386",
-            options: OPTIONS_4_2,
+            options,
             devices: TEST_DEVICES,
             tree: Tree::Own(tree),
             libraries: None,
@@ -203,6 +214,9 @@ const OPTIONS_10_0_XEN: &[&str] = &[
     "--disable-install-blobs",
 ];
 
+/// Only XCP-ng's QEMU has this option; and it does not compile without Xen.
+const XCP_NG_ONLY: &str = "--disable-vgt";
+
 /// XCP-ng's package with TCG, and without the libraries that a test does not
 /// need. Its compiler was older: what it complains about is not looked at,
 /// save in the shim.
@@ -213,7 +227,6 @@ const OPTIONS_4_2: &[&str] = &[
     "--enable-seccomp",
     "--enable-trace-backend=log",
     "--disable-werror",
-    "--disable-xen",
     "--disable-kvm",
     "--disable-docs",
     "--disable-tools",
