@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
 
-use rig::shim_qemu::{OWN_TREE, Shim};
+use rig::shim_qemu::{OWN_TREE, Shim, glue};
 use rig::{RigError, or_skip, process};
 use tempfile::TempDir;
 use vgpu_stub::debian::Source;
@@ -83,8 +83,8 @@ fn the_patches_carry_the_shim_as_it_is() {
     assert_eq!(names.len(), series().len(), "all are in the series");
 }
 
-#[test]
-fn the_patches_apply_without_fuzz() {
+/// The files that the patches change, of `QEMU_SRC` where it is given.
+fn tree() -> TempDir {
     let tree = TempDir::new().unwrap();
     let own = std::env::var_os(OWN_TREE).map(PathBuf::from);
     for (file, lines) in stand_in::FILES {
@@ -95,6 +95,12 @@ fn the_patches_apply_without_fuzz() {
             None => fs::write(&path, lines).unwrap(),
         }
     }
+    tree
+}
+
+#[test]
+fn the_patches_apply_without_fuzz() {
+    let tree = tree();
     for patch in series() {
         if or_skip(apply(&patch, tree.path())).is_none() {
             return;
@@ -105,6 +111,39 @@ fn the_patches_apply_without_fuzz() {
     assert!(read(CODE) == shim.code, "{CODE}");
     assert!(read(TRACE_EVENTS).ends_with(&shim.trace_events));
     assert!(read("default-configs/i386-softmmu.mak").ends_with("\nCONFIG_VGPU_STUB=y\n"));
+}
+
+/// What the tests of the shim build is what a package with the patches builds.
+#[test]
+fn the_rig_adds_to_a_tree_what_the_patches_add() {
+    let (patched, rigged) = (tree(), tree());
+    for patch in series() {
+        if or_skip(apply(&patch, patched.path())).is_none() {
+            return;
+        }
+    }
+    let shim = Shim::read().unwrap();
+    // Lines may stand elsewhere; a second time, and on a tree that has the
+    // patches, nothing is added.
+    let lines = |tree: &TempDir, file: &str| {
+        let text = fs::read_to_string(tree.path().join(file)).unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.retain(|line| !line.is_empty());
+        lines.sort_unstable();
+        lines
+    };
+    let files = || stand_in::FILES.iter().map(|(file, _)| *file);
+    let right: Vec<_> = files().map(|file| lines(&patched, file)).collect();
+    for tree in [&rigged, &rigged, &patched] {
+        glue::add(tree.path(), &[]).unwrap();
+        glue::put(tree.path(), &shim).unwrap();
+        for (file, right) in files()
+            .zip(&right)
+            .filter(|(file, _)| *file != "MAINTAINERS")
+        {
+            assert_eq!(lines(tree, file), *right, "{file}");
+        }
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ const DEFAULTS: [&str; 3] = [
 
 /// Makes the tree build `hw/misc/vgpu-stub.c`, and those devices of QEMU's
 /// own that tests use. Does nothing to a tree that does already.
-pub(super) fn add(tree: &Path, devices: &[&str]) -> Result<(), RigError> {
+pub(crate) fn add(tree: &Path, devices: &[&str]) -> Result<(), RigError> {
     let misc = tree.join("hw/misc");
     let meson = misc.join("meson.build");
     if meson.exists() {
@@ -59,7 +59,7 @@ pub(super) fn add(tree: &Path, devices: &[&str]) -> Result<(), RigError> {
 /// XCP-ng's QEMU has no TCG and so builds nothing for AES instructions.
 fn add_what_tcg_needs(tree: &Path) -> Result<(), RigError> {
     let path = tree.join("crypto/Makefile.objs");
-    if read(&path)?.contains("\ncrypto-obj-y = hash.o\n") {
+    if path.exists() && read(&path)?.contains("\ncrypto-obj-y = hash.o\n") {
         let line = "crypto-obj-y += aes.o\n";
         append(&path, line, line)?;
     }
@@ -68,7 +68,7 @@ fn add_what_tcg_needs(tree: &Path) -> Result<(), RigError> {
 
 /// Puts the shim's files into a tree that [`add`] was done to. A file that
 /// would not change keeps its time, so that nothing is built again.
-pub(super) fn put(tree: &Path, shim: &Shim) -> Result<(), RigError> {
+pub(crate) fn put(tree: &Path, shim: &Shim) -> Result<(), RigError> {
     let misc = tree.join("hw/misc");
     let update = |path: &Path, text: &str| match fs::read_to_string(path) {
         Ok(old) if old == text => Ok(()),

@@ -10,7 +10,7 @@
 //! its patches: it is copied, never changed.
 
 mod base;
-mod glue;
+pub(crate) mod glue;
 mod libraries;
 mod needs;
 mod plan;
