@@ -53,7 +53,7 @@ pub(crate) fn program() -> Result<&'static Path, RigError> {
         .get_or_init(|| {
             let place = place()?;
             // Where the budget builds as well: what both need is built once.
-            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host");
+            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone");
             let mut cargo = Command::new(env!("CARGO"));
             cargo
                 .args(["build", "--quiet", "--release", "--locked"])

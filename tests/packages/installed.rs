@@ -64,7 +64,7 @@ pub(crate) fn exec_start(root: &Root) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// As systemd starts it: the socket is descriptor 3, and LISTEN_PID the
+/// As systemd starts it: the socket is descriptor 3, and `LISTEN_PID` the
 /// process itself, which a shell can arrange.
 fn serves_as_its_unit_says(root: &Root) {
     let directory = tempfile::tempdir().unwrap();

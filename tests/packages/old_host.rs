@@ -133,11 +133,11 @@ fn a_server_and_its_client_do_without_what_linux_4_19_lacks() {
         return;
     }
     let dir = tempdir().unwrap();
-    let (served, asked) = (dir.path().join("served"), dir.path().join("asked"));
+    let (theirs, ours) = (dir.path().join("server"), dir.path().join("client"));
     let socket = dir.path().join("socket");
-    let (ready, theirs) = pipe().unwrap();
-    let mut command = on_an_old_kernel(program, &served);
-    let number = inherit(&mut command, theirs.into());
+    let (ready, inherited) = pipe().unwrap();
+    let mut command = on_an_old_kernel(program, &theirs);
+    let number = inherit(&mut command, inherited.into());
     let server = command
         .args(["serve", "--once", "--ready-fd", &number.to_string()])
         .arg("--socket-path")
@@ -151,15 +151,15 @@ fn a_server_and_its_client_do_without_what_linux_4_19_lacks() {
     BufReader::new(ready).read_line(&mut line).unwrap();
     assert_eq!(line, "\n");
 
-    let mut probe = on_an_old_kernel(program, &asked);
+    let mut probe = on_an_old_kernel(program, &ours);
     probe.arg("probe").arg("--socket-path").arg(&socket);
     let said = process::run(&mut probe, LIMIT, REMEDY).unwrap();
     assert!(said.contains("1af4:1111"), "{said}");
     let status = server.wait(Instant::now() + LIMIT).unwrap().unwrap();
     assert!(status.success(), "{status}");
 
-    let used = calls(&served);
-    calls(&asked);
+    let used = calls(&theirs);
+    calls(&ours);
     let refused = units::refused_calls();
     let both: Vec<_> = used.intersection(&refused).collect();
     assert_eq!(both, [""; 0], "the unit refuses what the server calls");

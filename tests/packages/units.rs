@@ -16,7 +16,7 @@ const SERVICE: &str = include_str!("../../packaging/vgpu-stub@.service");
 const SOCKET: &str = include_str!("../../packaging/vgpu-stub@.socket");
 const README: &str = include_str!("../../packaging/README.md");
 
-/// What the units use and the systemd 219 of CentOS 7 knows (its
+/// What the units use and the systemd 219 of RHEL 7 and its kin knows (its
 /// load-fragment-gperf.gperf.m4).
 const OLD: [&str; 30] = [
     "After",
