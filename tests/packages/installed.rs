@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -19,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Everything below; `settings` is where the wrapper's settings are.
 pub(crate) fn works(root: &Root, settings: &str) {
     says_its_version(root);
-    wrapper_is_the_program(root);
+    wrapper_is_the_program_and_passes_on(root);
     is_found_by_its_discovery_file(root);
     serves_as_its_unit_says(root);
     man_pages_are_clean(root);
@@ -35,10 +36,30 @@ fn says_its_version(root: &Root) {
     assert_eq!(said, format!("vgpu-stub {}", env!("CARGO_PKG_VERSION")));
 }
 
-fn wrapper_is_the_program(root: &Root) {
+fn wrapper_is_the_program_and_passes_on(root: &Root) {
     let wrapper = root.path("usr/libexec/vgpu-stub/qemu-wrapper");
     let program = root.path("usr/bin/vgpu-stub").canonicalize().unwrap();
     assert_eq!(wrapper.canonicalize().unwrap(), program);
+
+    // Without a xenstore no VM asks for anything.
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let stock = "#!/bin/sh\nprintf '<%s>' \"$@\"\n";
+    fs::write(path("stock"), stock).unwrap();
+    fs::set_permissions(path("stock"), fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = format!(
+        "QEMU_WRAPPER={}\nLOG={}\nXENSTORE={}\n",
+        path("stock").display(),
+        path("log").display(),
+        path("xenstore").display()
+    );
+    fs::write(path("settings"), settings).unwrap();
+    let mut command = Command::new(&wrapper);
+    command
+        .args(["7", "-name", "two words", "", "$(reboot)"])
+        .env("VGPU_STUB_CONFIG", path("settings"));
+    let said = run(&mut command);
+    assert_eq!(said, "<7><-name><two words><><$(reboot)>");
 }
 
 fn is_found_by_its_discovery_file(root: &Root) {

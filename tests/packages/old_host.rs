@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, pipe};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -181,6 +182,36 @@ fn interrupts_and_dma_do_without_what_linux_4_19_lacks() {
     let used = calls(&log);
     let refused = units::refused_calls();
     assert_eq!(used.intersection(&refused).count(), 0);
+}
+
+#[test]
+fn a_launcher_and_its_server_do_without_what_linux_4_19_lacks() {
+    // A QEMU that knows the shim, and looks at the device once.
+    const QEMU: &str = "#!/bin/sh\n\
+        case $* in *help) echo 'name \"vgpu-stub\", bus PCI'; exit ;; esac\n\
+        for socket; do :; done\n\
+        socket=${socket#vgpu-stub,socket=}\n\
+        exec \"$PROGRAM\" probe --socket-path \"${socket%%,*}\"\n";
+    let Some(program) = or_skip(program()) else {
+        return;
+    };
+    if or_skip(strace_is_there()).is_none() {
+        return;
+    }
+    let dir = tempdir().unwrap();
+    let (qemu, log) = (dir.path().join("qemu"), dir.path().join("log"));
+    fs::write(&qemu, QEMU).unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut launch = on_an_old_kernel(program, &log);
+    launch
+        .args(["launch", "--"])
+        .arg(&qemu)
+        .args(["-m", "512"])
+        .env("PROGRAM", program)
+        .env("XDG_RUNTIME_DIR", dir.path());
+    let said = process::run(&mut launch, LIMIT, REMEDY).unwrap();
+    assert!(said.contains("1af4:1111"), "{said}");
+    calls(&log);
 }
 
 /// A little-endian number of an ELF file.
