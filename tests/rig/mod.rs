@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - [`qemu`]: QEMU from Debian's backports, started, watched and reaped.
+//! - [`qtest`]: QEMU without a guest, moved by the test.
 //! - [`guest`]: bare-metal guests, compiled here.
 //! - [`server`]: the program under test; [`recorder`]: what goes over its socket.
 //! - [`shim_qemu`]: QEMU with the shim, built from source.
@@ -25,6 +26,7 @@ pub(crate) mod guest;
 pub(crate) mod linux;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
+pub(crate) mod qtest;
 pub(crate) mod recorder;
 mod running;
 pub(crate) mod server;

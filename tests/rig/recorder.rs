@@ -284,7 +284,7 @@ fn note(seen: Seen, shared: &Shared) {
 
 /// One whole message. Its descriptors come with its first byte; to read no
 /// further than the header keeps them apart from those of the next message.
-fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub(crate) fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; HEADER];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -309,7 +309,8 @@ fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((bytes, descriptors))
 }
 
-fn send(mut to: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+/// Sends a whole message.
+pub(crate) fn send(mut to: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();

@@ -4,6 +4,7 @@
 //! - [`Client`]: sends bytes and descriptors, receives messages, all within a
 //!   deadline.
 //! - [`device`]: a device with everything that a client can ask for.
+//! - [`model`]: a device of all kinds of registers, and what it must do.
 //!
 //! Nothing here uses the library's own codec: what is compared are bytes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -28,6 +29,7 @@ mod client;
 pub(crate) mod device;
 mod files;
 pub(crate) mod messages;
+pub(crate) mod model;
 mod served;
 
 pub(crate) use client::{Client, PATIENCE, Received};

@@ -51,12 +51,20 @@ impl Served {
 
     /// Devices by their names; each one's socket is called as it is.
     pub(crate) fn with(limits: Limits, names: &[&str]) -> Self {
+        Self::of(limits, names.iter().map(|name| (*name, make(name))))
+    }
+
+    /// Endpoints; each one's socket is called as it is.
+    pub(crate) fn of<'a>(
+        limits: Limits,
+        endpoints: impl IntoIterator<Item = (&'a str, Endpoint)>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut server = Server::new().limits(limits);
-        for name in names {
+        for (name, endpoint) in endpoints {
             let listener = Listener::bind(&directory.path().join(name), None).unwrap();
             let source = Source::Listener(listener);
-            server.add(name, make(name), source).unwrap();
+            server.add(name, endpoint, source).unwrap();
         }
         let stopper = server.stopper();
         let thread = Some(thread::spawn(move || server.run()));

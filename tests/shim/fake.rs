@@ -1,0 +1,380 @@
+//! A server that says what a test's script wants it to say.
+//!
+//! Behind it is an honest one, the library's, to which it passes what the
+//! script leaves alone. So a lie is one changed field of a true answer.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::rig::recorder::{receive, send};
+use crate::wire::{Cmd, PATIENT, Received, Served, messages};
+
+/// Whether the client sent this command, which is not its answer to one.
+pub(crate) fn is(message: &Received, command: Cmd) -> bool {
+    message.command() == command as u16 && message.flags() & 0xf == 0
+}
+
+/// What becomes of a message of the client.
+pub(crate) enum Then {
+    /// The honest server answers it.
+    Honest,
+    /// The script has done all that there is to do.
+    Done,
+    /// The connection is closed.
+    Leave,
+    /// Nothing more is read, and nothing more said.
+    Hang,
+    /// It leaves and listens no more.
+    Die,
+}
+
+type Script = Box<dyn FnMut(&mut Peer<'_>, &Received) -> Then + Send>;
+
+/// A message that the client sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    /// The number of the connection, from 0.
+    pub(crate) session: usize,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fds: usize,
+}
+
+impl Heard {
+    pub(crate) fn command(&self) -> u16 {
+        u16::from_ne_bytes([self.bytes[2], self.bytes[3]])
+    }
+
+    /// It is this command.
+    pub(crate) fn is(&self, command: Cmd) -> bool {
+        self.command() == command as u16 && self.u32(8) & 0xf == 0
+    }
+
+    pub(crate) fn no_reply(&self) -> bool {
+        self.u32(8) & messages::NO_REPLY != 0
+    }
+
+    /// Four bytes of the whole message; zeros beyond its end.
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        let found = self.bytes.get(at..).and_then(|rest| rest.first_chunk());
+        u32::from_ne_bytes(*found.unwrap_or(&[0; 4]))
+    }
+
+    /// An access to a region at an offset: `REGION_READ` or `REGION_WRITE`.
+    pub(crate) fn accesses(&self, region: u32, offset: u64) -> bool {
+        let is_access = self.is(Cmd::RegionRead) || self.is(Cmd::RegionWrite);
+        let at = u64::from(self.u32(16)) | u64::from(self.u32(20)) << 32;
+        is_access && self.u32(24) == region && at == offset
+    }
+}
+
+#[derive(Default)]
+struct State {
+    heard: Vec<Heard>,
+    sessions: usize,
+    ended: usize,
+    stopping: bool,
+    /// Those of the connection, to the client and to the honest server.
+    sockets: Vec<UnixStream>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, limit: Duration, mut holds: impl FnMut(&State) -> bool) -> bool {
+        let wait = self
+            .changed
+            .wait_timeout_while(self.state(), limit, |state| !holds(state));
+        !wait.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// The script's view of a connection.
+pub(crate) struct Peer<'a> {
+    /// The number of the connection, from 0.
+    pub(crate) session: usize,
+    client: UnixStream,
+    server: UnixStream,
+    shared: &'a Shared,
+}
+
+impl Peer<'_> {
+    /// Sends bytes to the client; says whether it is still there.
+    pub(crate) fn send(&self, bytes: &[u8]) -> bool {
+        send(&self.client, bytes, &[]).is_ok()
+    }
+
+    /// Sends a message with descriptors.
+    pub(crate) fn pass(&self, message: &Received) {
+        let _ = send(&self.client, &message.bytes, &message.fds);
+    }
+
+    /// The next message of the client.
+    pub(crate) fn receive(&self) -> io::Result<Received> {
+        let (bytes, fds) = receive(&self.client)?;
+        let heard = Heard {
+            session: self.session,
+            bytes: bytes.clone(),
+            fds: fds.len(),
+        };
+        self.shared.state().heard.push(heard);
+        self.shared.changed.notify_all();
+        Ok(Received { bytes, fds })
+    }
+
+    /// What the honest server answers; none to a command that wants no reply.
+    /// What it asks meanwhile, the client is asked.
+    pub(crate) fn honest(&self, message: &Received) -> io::Result<Option<Received>> {
+        if message.flags() & 0xf == messages::REPLY {
+            // To a question that nobody asked.
+            return Ok(None);
+        }
+        send(&self.server, &message.bytes, &message.fds)?;
+        if message.flags() & messages::NO_REPLY != 0 {
+            return Ok(None);
+        }
+        loop {
+            let (bytes, fds) = receive(&self.server)?;
+            let answer = Received { bytes, fds };
+            if answer.flags() & 0xf == messages::REPLY {
+                return Ok(Some(answer));
+            }
+            self.pass(&answer);
+            let reply = self.receive()?;
+            send(&self.server, &reply.bytes, &reply.fds)?;
+        }
+    }
+
+    /// Asks the client and returns its answer.
+    pub(crate) fn ask(&self, id: u16, command: Cmd, body: &[u8]) -> io::Result<Received> {
+        self.send(&messages::message(id, command, body));
+        self.receive()
+    }
+
+    /// The honest answer, changed.
+    pub(crate) fn lie(&self, message: &Received, lie: impl FnOnce(&mut Received)) -> Then {
+        match self.honest(message) {
+            Ok(Some(mut answer)) => {
+                lie(&mut answer);
+                self.pass(&answer);
+                Then::Done
+            }
+            Ok(None) => Then::Done,
+            Err(_) => Then::Leave,
+        }
+    }
+}
+
+/// A server with a script; it ends when this is dropped.
+pub(crate) struct Fake {
+    socket: PathBuf,
+    _directory: Option<TempDir>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    listener: Arc<UnixListener>,
+    _served: Served,
+}
+
+impl Fake {
+    /// Serves this script; the honest server has the `test` device.
+    pub(crate) fn start(
+        script: impl FnMut(&mut Peer<'_>, &Received) -> Then + Send + 'static,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut fake = Self::start_at(&directory.path().join("socket"), script);
+        fake._directory = Some(directory);
+        fake
+    }
+
+    /// The same on a socket of this name, which may have been another's.
+    pub(crate) fn start_at(
+        socket: &Path,
+        script: impl FnMut(&mut Peer<'_>, &Received) -> Then + Send + 'static,
+    ) -> Self {
+        let served = Served::with(PATIENT, &["test"]);
+        let _ = std::fs::remove_file(socket);
+        let listener = Arc::new(UnixListener::bind(socket).unwrap());
+        let shared = Arc::new(Shared::default());
+        let thread = thread::spawn({
+            let (listener, shared) = (listener.clone(), shared.clone());
+            let honest = served.path("test");
+            move || {
+                let mut script: Script = Box::new(script);
+                while let Ok((client, _)) = listener.accept() {
+                    let server = UnixStream::connect(&honest);
+                    let Ok(server) = server else { break };
+                    if session(client, server, &shared, &mut script).is_break() {
+                        break;
+                    }
+                }
+                let _ = rustix::net::shutdown(listener.as_fd(), rustix::net::Shutdown::Both);
+            }
+        });
+        Fake {
+            socket: socket.to_owned(),
+            _directory: None,
+            shared,
+            thread: Some(thread),
+            listener,
+            _served: served,
+        }
+    }
+
+    /// An honest server that only listens.
+    pub(crate) fn honest() -> Self {
+        Self::start(|_, _| Then::Honest)
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
+    /// The messages of the client that fulfil a condition.
+    pub(crate) fn heard(&self, condition: impl Fn(&Heard) -> bool) -> Vec<Heard> {
+        let state = self.shared.state();
+        let found = state.heard.iter().filter(|heard| condition(heard));
+        found.cloned().collect()
+    }
+
+    /// How many messages fulfil a condition.
+    pub(crate) fn count(&self, condition: impl Fn(&Heard) -> bool) -> usize {
+        self.heard(condition).len()
+    }
+
+    /// Forgets all messages up to now.
+    pub(crate) fn clear(&self) {
+        self.shared.state().heard.clear();
+    }
+
+    /// Waits for a message that fulfils a condition.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str, condition: impl Fn(&Heard) -> bool) {
+        let came = |state: &State| state.heard.iter().any(&condition);
+        assert!(
+            self.shared.wait(crate::wire::PATIENCE, came),
+            "{what}: not in time"
+        );
+    }
+
+    /// Waits until so many connections were made.
+    #[track_caller]
+    pub(crate) fn wait_sessions(&self, sessions: usize) {
+        let made = |state: &State| state.sessions >= sessions;
+        assert!(self.shared.wait(crate::wire::PATIENCE, made), "no client");
+    }
+
+    /// Waits until so many connections have ended.
+    #[track_caller]
+    pub(crate) fn wait_ended(&self, sessions: usize) {
+        let ended = |state: &State| state.ended >= sessions;
+        assert!(self.shared.wait(crate::wire::PATIENCE, ended), "no end");
+    }
+
+    /// Closes the connection under the client, as a crash does.
+    pub(crate) fn hang_up(&self) {
+        for socket in &self.shared.state().sockets {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Sends bytes to the client beside all else.
+    pub(crate) fn interject(&self, bytes: &[u8]) {
+        let client = self
+            .shared
+            .state()
+            .sockets
+            .first()
+            .map(UnixStream::try_clone);
+        let client = client.expect("there is a client").unwrap();
+        let _ = send(&client, bytes, &[]);
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.shared.state().stopping = true;
+        self.hang_up();
+        self.shared.changed.notify_all();
+        // Wakes accept.
+        let _ = rustix::net::shutdown(self.listener.as_fd(), rustix::net::Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(thread::panicking() || ended.is_ok(), "the script panicked");
+        }
+    }
+}
+
+/// One connection; breaks if it was the last.
+fn session(
+    client: UnixStream,
+    server: UnixStream,
+    shared: &Shared,
+    script: &mut Script,
+) -> std::ops::ControlFlow<()> {
+    let (Ok(client_again), Ok(server_again)) = (client.try_clone(), server.try_clone()) else {
+        return std::ops::ControlFlow::Break(());
+    };
+    let session = {
+        let mut state = shared.state();
+        if state.stopping {
+            return std::ops::ControlFlow::Break(());
+        }
+        state.sockets = vec![client_again, server_again];
+        state.sessions += 1;
+        state.sessions - 1
+    };
+    shared.changed.notify_all();
+    let mut peer = Peer {
+        session,
+        client,
+        server,
+        shared,
+    };
+    let mut last = false;
+    while let Ok(message) = peer.receive() {
+        match script(&mut peer, &message) {
+            Then::Honest => match peer.honest(&message) {
+                Ok(Some(answer)) => peer.pass(&answer),
+                Ok(None) => {}
+                Err(_) => break,
+            },
+            Then::Done => {}
+            Then::Leave => break,
+            Then::Hang => {
+                shared.wait(Duration::from_secs(60), |state| state.stopping);
+                break;
+            }
+            Then::Die => {
+                last = true;
+                break;
+            }
+        }
+    }
+    let _ = peer.client.shutdown(Shutdown::Both);
+    let mut state = shared.state();
+    state.sockets.clear();
+    state.ended += 1;
+    drop(state);
+    shared.changed.notify_all();
+    if last {
+        std::ops::ControlFlow::Break(())
+    } else {
+        std::ops::ControlFlow::Continue(())
+    }
+}
