@@ -2,8 +2,8 @@
 
 mod rig;
 
-use rig::or_skip;
-use rig::shim_qemu::{Version, obtain};
+use rig::shim_qemu::{Version, needs, obtain};
+use rig::{RigError, or_skip};
 
 #[test]
 fn the_qemu_under_test_has_the_shim_and_what_tests_use() {
@@ -23,4 +23,14 @@ fn the_device_model_of_debian_13_has_the_shim() {
     };
     assert!(qemu.has_device("vgpu-stub").unwrap());
     assert!(qemu.version() >= (10, 0, 0));
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_package() {
+    let reason = needs::check(&[("no-such-library", "libno-such-dev")]).unwrap_err();
+    assert!(matches!(reason, RigError::Missing { .. }), "{reason}");
+    let text = reason.to_string();
+    assert!(text.starts_with("cannot build QEMU: "), "{text}");
+    assert!(text.contains("apt-get install"), "{text}");
+    assert!(text.ends_with("libno-such-dev"), "{text}");
 }

@@ -12,7 +12,7 @@
 mod base;
 pub(crate) mod glue;
 mod libraries;
-mod needs;
+pub(crate) mod needs;
 mod plan;
 
 use std::ffi::OsString;

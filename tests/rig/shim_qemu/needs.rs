@@ -24,7 +24,7 @@ pub(super) const LIBRARIES: [(&str, &str); 4] = [
 ];
 
 /// Missing, with everything to install, if anything is absent.
-pub(super) fn check(libraries: &[(&str, &str)]) -> Result<(), RigError> {
+pub(crate) fn check(libraries: &[(&str, &str)]) -> Result<(), RigError> {
     let works = |command: &mut Command| {
         let command = command.stdin(Stdio::null()).stdout(Stdio::null());
         let status = command.stderr(Stdio::null()).status();
