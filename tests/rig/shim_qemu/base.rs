@@ -132,7 +132,7 @@ impl Base {
             Ok(_) => Ok(said),
             Err(RigError::Failed { what, why }) => Err(RigError::failed(
                 format!("cannot build {}: {what}", plan.name),
-                why + &said,
+                why + &reasons(&said),
             )),
             Err(missing) => Err(missing),
         }
@@ -152,6 +152,17 @@ impl Base {
         directory
             .join(format!("{target}-softmmu"))
             .join(plan.program)
+    }
+}
+
+/// The lines of a failed build that say why, if there are such.
+fn reasons(said: &str) -> String {
+    let telling = |line: &&str| line.contains("error:") || line.contains("undefined reference");
+    let lines: Vec<&str> = said.lines().filter(telling).collect();
+    if lines.is_empty() {
+        said.to_owned()
+    } else {
+        lines.join("\n")
     }
 }
 
