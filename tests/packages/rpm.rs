@@ -188,3 +188,22 @@ fn what_was_set_outlives_an_update() {
     let calls = root.calls();
     assert!(!calls.iter().any(|call| call.contains("stop")), "{calls:?}");
 }
+
+#[test]
+fn the_guide_names_only_files_that_are_installed() {
+    let Some(rpms) = or_skip(rpms()) else { return };
+    let listed = files(&rpms.main) + &files(&rpms.xenopsd);
+    let guide = include_str!("../../docs/xcp-ng.md");
+    let words = guide.split(|letter: char| letter.is_whitespace() || "`;,():".contains(letter));
+    let ours = words
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| word.contains("vgpu-stub") && !word.ends_with(".rpmsave"))
+        .filter(|word| word.starts_with("/usr/") || word.starts_with("/etc/"));
+    let mut found = 0;
+    for path in ours {
+        let end = format!(" {path}");
+        assert!(listed.lines().any(|line| line.ends_with(&end)), "{path}");
+        found += 1;
+    }
+    assert!(found > 3, "{found}");
+}
