@@ -1,14 +1,11 @@
 /*
  * vgpu-stub: a PCI device that another process emulates (vfio-user client)
  *
- * Everything that the guest sees of the device is described by a server on a
- * UNIX socket.  Section names in this file are those of the "vfio-user
- * Protocol Specification" (docs/interop/vfio-user.rst in QEMU 10.1).
- *
- * All of it runs under the big QEMU lock.  The server is not trusted: it can
- * cost the guest its device, and QEMU one msg-timeout, but nothing else.  After
- * its first fault the device is broken: reads give all-ones, writes are
- * dropped, and neither costs a system call.
+ * Quoted names are sections of the "vfio-user Protocol Specification"
+ * (docs/interop/vfio-user.rst in QEMU 10.1).  All of this runs under the big
+ * QEMU lock.  The server is not trusted: it can cost the guest its device and
+ * QEMU one msg-timeout, nothing else.  After its first fault the device is
+ * broken: reads give all-ones, writes are dropped, without a system call.
  *
  * This work is licensed under the terms of the GNU GPL, version 2 or later.
  * See the COPYING file in the top-level directory.
@@ -27,14 +24,13 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/event_notifier.h"
-#include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "qemu/memfd.h"
 #include "qemu/module.h"
+#include "qemu/range.h"
 #include "qemu/sockets.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
-#include "hw/pci/msi.h"
 #include "hw/pci/msix.h"
 #include "hw/pci/pci.h"
 #include "hw/qdev-properties.h"
@@ -46,18 +42,17 @@
 #include "hw/pci/pci_device.h"
 #endif
 #if QEMU_VERSION_MAJOR >= 10
+#include "exec/ramblock.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
-#include "exec/ramblock.h"
 #define vgpu_fd_offset(block)   ((block)->fd_offset)
-#define VGPU_PROPERTIES_END
-#define vgpu_set_reset(dc, fn)  device_class_set_legacy_reset(dc, fn)
+#define VGPU_CONST              const
 #else
 #include "qapi/qmp/qdict.h"
 #include "qapi/qmp/qjson.h"
 #define vgpu_fd_offset(block)   0
-#define VGPU_PROPERTIES_END     DEFINE_PROP_END_OF_LIST(),
-#define vgpu_set_reset(dc, fn)  ((dc)->reset = (fn))
+#define VGPU_CONST
+#define device_class_set_legacy_reset(dc, fn) ((dc)->reset = (fn))
 #endif
 #if QEMU_VERSION_MAJOR < 5
 #define device_class_set_props(dc, properties) ((dc)->props = (properties))
@@ -66,170 +61,92 @@
 #define TYPE_VGPU_STUB "vgpu-stub"
 #define VGPU_STUB(obj) OBJECT_CHECK(VgpuStub, (obj), TYPE_VGPU_STUB)
 
-/* The specification's "Commands" */
+/* "Commands" */
 enum {
-    VFIO_USER_VERSION = 1,
-    VFIO_USER_DMA_MAP = 2,
-    VFIO_USER_DMA_UNMAP = 3,
-    VFIO_USER_DEVICE_GET_INFO = 4,
-    VFIO_USER_DEVICE_GET_REGION_INFO = 5,
-    VFIO_USER_DEVICE_GET_REGION_IO_FDS = 6,
-    VFIO_USER_DEVICE_GET_IRQ_INFO = 7,
-    VFIO_USER_DEVICE_SET_IRQS = 8,
-    VFIO_USER_REGION_READ = 9,
-    VFIO_USER_REGION_WRITE = 10,
-    VFIO_USER_DMA_READ = 11,
-    VFIO_USER_DMA_WRITE = 12,
-    VFIO_USER_DEVICE_RESET = 13,
+    VFIO_USER_VERSION = 1, VFIO_USER_DMA_MAP, VFIO_USER_DMA_UNMAP,
+    VFIO_USER_DEVICE_GET_INFO, VFIO_USER_DEVICE_GET_REGION_INFO,
+    VFIO_USER_DEVICE_GET_REGION_IO_FDS, VFIO_USER_DEVICE_GET_IRQ_INFO,
+    VFIO_USER_DEVICE_SET_IRQS, VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE,
+    VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE, VFIO_USER_DEVICE_RESET,
 };
 
-/* "Header": its flags */
+/* "Header" */
 #define VFIO_USER_TYPE          0xf
 #define VFIO_USER_REPLY         0x1
 #define VFIO_USER_NO_REPLY      0x10
 #define VFIO_USER_ERROR         0x20
 
-#define VFIO_USER_DMA_READABLE  0x1
-#define VFIO_USER_DMA_WRITEABLE 0x2
-
-#define VFIO_USER_IO_FD_IOEVENTFD       0
-#define VFIO_USER_IOEVENTFD_DATAMATCH   0x1
-
-/* The most that we take: data of a DMA message, fds of any message */
-#define VGPU_MAX_DATA   (64 * 1024)
-#define VGPU_MAX_FDS    16
-#define VGPU_RX_SIZE    (VGPU_MAX_DATA + 64)
-#define VGPU_MAX_AREAS  16
 #define VGPU_BARS       6
-#define VGPU_REGIONS    (VFIO_PCI_CONFIG_REGION_INDEX + 1)
+#define VGPU_CONFIG     VFIO_PCI_CONFIG_REGION_INDEX
+#define VGPU_MAX_DATA   (16 * KiB)      /* that we take in a DMA message */
+#define VGPU_MAX_FDS    16              /* that we take in a message */
+#define VGPU_MAX_AREAS  16              /* mapped, of all BARs */
+#define VGPU_RX_SIZE    (VGPU_MAX_DATA + 64)
 
 typedef struct VgpuHeader {
-    uint16_t id;
-    uint16_t command;
-    uint32_t size;
-    uint32_t flags;
-    uint32_t error;
+    uint16_t id, command;
+    uint32_t size, flags, error;
 } VgpuHeader;
 
-typedef struct VgpuVersion {
-    uint16_t major;
-    uint16_t minor;
-    char json[1024];
-} VgpuVersion;
-
-/* DEVICE_GET_INFO, GET_IRQ_INFO and GET_REGION_IO_FDS begin like this */
-typedef struct VgpuInfo {
-    uint32_t argsz;
-    uint32_t flags;
-    uint32_t index;             /* or the number of regions */
-    uint32_t count;             /* or the number of interrupt types */
-} VgpuInfo;
+typedef struct VgpuDma {
+    uint64_t address, count;
+    uint8_t data[];
+} VgpuDma;
 
 typedef struct VgpuIoFd {
-    uint64_t offset;
-    uint64_t size;
-    uint32_t fd_index;
-    uint32_t type;
-    uint32_t flags;
-    uint32_t padding;
+    uint64_t offset, size;
+    uint32_t fd_index, type, flags, padding;
     uint64_t datamatch;
 } VgpuIoFd;
 
-typedef struct VgpuAccess {
-    uint64_t offset;
-    uint32_t region;
-    uint32_t count;
-    uint8_t data[8];            /* only in a read's reply */
-} VgpuAccess;
+/* What follows the header of a command, and then of its reply */
+typedef union VgpuBody {
+    struct {
+        uint16_t major, minor;
+        char json[1024];
+    } version;
+    struct {                    /* also the number of regions and of irqs */
+        uint32_t argsz, flags, index, count;
+        VgpuIoFd io[VGPU_MAX_FDS];
+    } info;
+    struct {
+        uint64_t offset;
+        uint32_t region, count;
+        uint8_t data[PCI_CONFIG_SPACE_SIZE];
+    } access;
+    struct vfio_region_info region;
+    uint8_t bytes[1024];
+} VgpuBody;
 
-typedef struct VgpuTransfer {
-    uint64_t address;
-    uint64_t count;
-} VgpuTransfer;
-
-typedef struct VgpuDmaMap {
-    uint32_t argsz;
-    uint32_t flags;
-    uint64_t offset;
-    uint64_t address;
-    uint64_t size;
-} VgpuDmaMap;
-
-typedef struct VgpuDmaUnmap {
-    uint32_t argsz;
-    uint32_t flags;
-    uint64_t address;
-    uint64_t size;
-} VgpuDmaUnmap;
-
-/* A command to the server, and where its reply goes */
-typedef struct VgpuCall {
-    uint16_t command;
-    bool posted;                /* the server does not reply */
-    const void *body;
-    size_t size;
-    const void *data;           /* follows the body */
-    size_t data_size;
-    const int *fds;
-    int n_fds;
-    void *reply;                /* its body */
-    size_t least;               /* size of a reply that is complete */
-    size_t most;                /* room in reply */
-    int *reply_fds;             /* room for VGPU_MAX_FDS, or NULL */
-    int *n_reply_fds;
-} VgpuCall;
+#define VGPU_INFO       offsetof(VgpuBody, info.io)
+#define VGPU_ACCESS     offsetof(VgpuBody, access.data)
+#define VGPU_POSTED     SIZE_MAX        /* instead of a reply's size */
 
 /* What a server that comes back must describe again, bit by bit */
 typedef struct VgpuLayout {
     uint8_t header[PCI_CONFIG_HEADER_SIZE];
-    uint8_t chain[PCI_CONFIG_SPACE_SIZE]; /* capabilities' ids and links */
-    uint8_t msi, msix;                    /* where these two are, or 0 */
-    uint16_t msi_flags, msix_flags;
-    uint32_t msix_table, msix_pba;
+    uint8_t msix[MSIX_CAP_LENGTH];
+    unsigned msix_at, msi_at, exp_at; /* in config space, or 0 */
     uint32_t irqs[VFIO_PCI_MSIX_IRQ_INDEX + 1];
+    uint64_t sizes[VGPU_CONFIG + 1];
+    unsigned n_areas;
     struct {
-        uint64_t size;
-        uint64_t fd_offset;
-        uint32_t flags;
-        uint32_t n_areas;
-        struct vfio_region_sparse_mmap_area areas[VGPU_MAX_AREAS];
-    } regions[VGPU_REGIONS];
+        uint64_t bar, offset, size, fd_offset;
+    } areas[VGPU_MAX_AREAS];
 } VgpuLayout;
-
-/* Part of a BAR that is the server's memory */
-typedef struct VgpuMapping {
-    MemoryRegion mr;
-    unsigned bar;
-    uint64_t offset;
-    uint64_t size;
-    uint64_t fd_offset;
-    void *at;
-} VgpuMapping;
-
-/* A write to a BAR that is the signal of an eventfd */
-typedef struct VgpuDoorbell {
-    EventNotifier event;
-    unsigned bar;
-    VgpuIoFd is;
-} VgpuDoorbell;
-
-typedef struct VgpuDmaRange {
-    uint64_t address;
-    uint64_t size;
-    QLIST_ENTRY(VgpuDmaRange) next;
-} VgpuDmaRange;
 
 typedef struct VgpuStub VgpuStub;
 
-typedef struct VgpuVector {
-    EventNotifier event;
-    VgpuStub *s;
-} VgpuVector;
-
 typedef struct VgpuBar {
-    MemoryRegion mr;
     VgpuStub *s;
+    MemoryRegion mr;
+    int fd;                     /* of what may be mapped, until it is */
 } VgpuBar;
+
+typedef struct VgpuVector {
+    VgpuStub *s;
+    EventNotifier event;
+} VgpuVector;
 
 struct VgpuStub {
     PCIDevice parent_obj;
@@ -237,55 +154,49 @@ struct VgpuStub {
     /* properties */
     char *path;
     int32_t fd;
-    uint32_t connect_timeout;
-    uint32_t msg_timeout;
-    uint32_t reconnect;
+    uint32_t connect_timeout, msg_timeout, reconnect;
     bool posted_writes;
 
-    char *name;                 /* the socket, for messages */
+    char *name;                 /* of the socket, for messages */
     int sock;                   /* -1 without a connection */
     bool live;                  /* the guest's accesses go to the server */
     bool realized;
     bool busy;                  /* waiting for a reply or serving DMA */
-    bool reentered;             /* while busy, someone read from a BAR */
-    int64_t deadline;           /* of the whole handshake in ms, or 0 */
-    char *why;                  /* it broke */
-    bool clean;                 /* and nothing is left of it to clear away */
-    QEMUTimer *timer;           /* cleans up after a fault and reconnects */
+    bool reentered;             /* while busy, someone read from the device */
+    bool clean;                 /* nothing is left of the last connection */
+    char *why;                  /* it ended */
+    int64_t deadline;           /* of all messages of a handshake, or 0 */
+    int64_t until;              /* of the message under way */
+    QEMUTimer *timer;           /* cleans up after a fault, and reconnects */
 
-    /* what VERSION agreed on */
-    uint32_t max_fds;
-    uint32_t max_dma_maps;
-    uint64_t page_size;
+    uint32_t max_fds, max_dma_maps; /* "VFIO_USER_VERSION" */
     bool state_survived;
-
-    uint16_t next_id;
-    uint8_t *rx;                /* received, from the first whole message on */
-    size_t rx_have;
-    int rx_fds[VGPU_MAX_FDS];
-    int rx_n_fds;
-    size_t rx_fds_end;          /* they came with the bytes before this one */
-    uint8_t *dma;               /* data for the reply to a DMA_READ */
+    uint16_t id;                /* of the last command */
+    int tx_fds[VGPU_MAX_FDS], n_tx_fds; /* go with the next command */
+    int rx_fds[VGPU_MAX_FDS], n_rx_fds; /* came since the last command */
+    uint8_t *rx;                /* received and not yet dealt with */
+    size_t n_rx;
+    VgpuDma *dma;               /* the reply to a DMA_READ */
 
     VgpuLayout layout;
     bool resettable;
     VgpuBar bars[VGPU_BARS];
-    VgpuMapping *mappings;
-    unsigned n_mappings;
-    VgpuDoorbell *doorbells;
-    unsigned n_doorbells;
-    int region_fds[VGPU_REGIONS]; /* between description and use */
-
-    VgpuVector *vectors;        /* of MSI-X, MSI or INTx, whichever is on */
-    unsigned n_vectors;
-    int irq_index;              /* VFIO_PCI_..._IRQ_INDEX, or -1 */
-    unsigned irq_count;
+    struct {
+        MemoryRegion mr;
+        void *at;
+    } areas[VGPU_MAX_AREAS];    /* of BARs, that are the server's memory */
+    struct {
+        MemoryRegion *mr;
+        EventNotifier event;
+        VgpuIoFd is;
+    } bells[VGPU_MAX_FDS];      /* writes that are an eventfd's signal */
+    unsigned n_bells;
+    VgpuVector *vectors;        /* of INTx, MSI or MSI-X, whichever is on */
+    unsigned n_vectors, n_irqs; /* that there are, that are on */
+    int irq_index;              /* VFIO_PCI_..._IRQ_INDEX */
     bool intx_pending;
-
     MemoryListener listener;
-    bool listening;
-    QLIST_HEAD(, VgpuDmaRange) ranges;
-    unsigned n_ranges;
+    unsigned n_maps;
 };
 
 static int64_t vgpu_now(void)
@@ -295,35 +206,31 @@ static int64_t vgpu_now(void)
 
 /* Faults */
 
-static void vgpu_close_fds(int *fds, int *n)
+static void vgpu_close_fds(int *fds, int n)
 {
-    while (*n > 0) {
-        close(fds[--*n]);
-    }
-}
-
-static void vgpu_close_region_fds(VgpuStub *s)
-{
-    unsigned i;
-
-    for (i = 0; i < VGPU_REGIONS; i++) {
-        if (s->region_fds[i] >= 0) {
-            close(s->region_fds[i]);
-            s->region_fds[i] = -1;
+    while (n-- > 0) {
+        if (fds[n] >= 0) {
+            close(fds[n]);
         }
+        fds[n] = -1;
     }
 }
 
 static void vgpu_disconnect(VgpuStub *s)
 {
+    unsigned i;
+
     if (s->sock >= 0) {
         qemu_set_fd_handler(s->sock, NULL, NULL, NULL);
         close(s->sock);
         s->sock = -1;
     }
-    vgpu_close_region_fds(s);
-    vgpu_close_fds(s->rx_fds, &s->rx_n_fds);
-    s->rx_have = 0;
+    for (i = 0; i < VGPU_BARS; i++) {
+        vgpu_close_fds(&s->bars[i].fd, 1);
+    }
+    vgpu_close_fds(s->rx_fds, s->n_rx_fds);
+    s->n_rx_fds = 0;
+    s->n_rx = 0;
     s->live = false;
     if (s->intx_pending) {
         s->intx_pending = false;
@@ -332,10 +239,10 @@ static void vgpu_disconnect(VgpuStub *s)
 }
 
 /*
- * The server cannot be used any more.  What cannot be done in the middle of an
- * access or of a change of the memory map is left to the timer.
+ * The server cannot be used any more.  What must not be done in the middle of
+ * an access or of a change of the memory map is left to the timer.
  */
-static void GCC_FMT_ATTR(2, 3) vgpu_fail(VgpuStub *s, const char *fmt, ...)
+static void G_GNUC_PRINTF(2, 3) vgpu_fail(VgpuStub *s, const char *fmt, ...)
 {
     g_autofree char *why = NULL;
     va_list ap;
@@ -347,10 +254,9 @@ static void GCC_FMT_ATTR(2, 3) vgpu_fail(VgpuStub *s, const char *fmt, ...)
     why = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     trace_vgpu_stub_broken(s->name, why);
-    /* A server that fails again and again at the same is reported once */
+    /* Attempts to reconnect that fail in the same way are reported once */
     if (s->realized && (s->live || g_strcmp0(why, s->why))) {
-        warn_report("vgpu-stub: the device at %s is broken: %s%s", s->name, why,
-                    s->reconnect ? ", trying to reconnect" : "");
+        warn_report("vgpu-stub: the device at %s is broken: %s", s->name, why);
     }
     g_free(s->why);
     s->why = g_steal_pointer(&why);
@@ -363,132 +269,80 @@ static void GCC_FMT_ATTR(2, 3) vgpu_fail(VgpuStub *s, const char *fmt, ...)
 
 /* Messages */
 
-/* Sends one message.  One system call unless the socket is full. */
-static bool vgpu_send(VgpuStub *s, VgpuHeader *header, const VgpuCall *call)
+/*
+ * Sends one message.  The socket takes those of our sizes whole or not at all,
+ * and waits for as long as SO_SNDTIMEO: one system call unless it is full.
+ */
+static bool vgpu_send(VgpuStub *s, VgpuHeader header, const void *body,
+                      size_t size)
 {
     union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(VGPU_MAX_FDS * sizeof(int))];
-    } control;
-    struct iovec parts[3] = {
-        { header, sizeof(*header) },
-        { (void *)call->body, call->size },
-        { (void *)call->data, call->data_size },
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(VGPU_MAX_FDS * sizeof(int))];
+    } fds;
+    struct iovec iov[] = {
+        { &header, sizeof(header) }, { (void *)body, size },
     };
-    struct msghdr msg = { .msg_iov = parts, .msg_iovlen = ARRAY_SIZE(parts) };
-    size_t left = sizeof(*header) + call->size + call->data_size;
-    int64_t deadline = s->deadline ? s->deadline : vgpu_now() + s->msg_timeout;
+    struct msghdr msg = { .msg_iov = iov, .msg_iovlen = ARRAY_SIZE(iov) };
     ssize_t sent;
 
-    header->size = left;
-    if (call->n_fds) {
-        struct cmsghdr *cmsg;
-
-        memset(&control, 0, sizeof(control));
-        msg.msg_control = &control;
-        msg.msg_controllen = CMSG_SPACE(call->n_fds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(call->n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), call->fds, call->n_fds * sizeof(int));
+    header.size = sizeof(header) + size;
+    if (s->n_tx_fds) {
+        fds.head.cmsg_level = SOL_SOCKET;
+        fds.head.cmsg_type = SCM_RIGHTS;
+        fds.head.cmsg_len = CMSG_LEN(s->n_tx_fds * sizeof(int));
+        memcpy(CMSG_DATA(&fds.head), s->tx_fds, s->n_tx_fds * sizeof(int));
+        msg.msg_control = &fds;
+        msg.msg_controllen = CMSG_SPACE(s->n_tx_fds * sizeof(int));
+        s->n_tx_fds = 0;
     }
-    for (;;) {
+    do {
         sent = sendmsg(s->sock, &msg, MSG_NOSIGNAL);
-        if (sent == left) {
-            return true;
-        }
-        if (sent < 0 && errno != EINTR && errno != EAGAIN) {
-            vgpu_fail(s, "cannot send: %s", strerror(errno));
-            return false;
-        }
-        if (vgpu_now() >= deadline) {
-            vgpu_fail(s, "the server takes no messages");
-            return false;
-        }
-        if (sent > 0) {
-            struct iovec *iov = msg.msg_iov;
-            unsigned n = msg.msg_iovlen;
-
-            left -= sent;
-            iov_discard_front(&iov, &n, sent);
-            msg.msg_iov = iov;
-            msg.msg_iovlen = n;
-            msg.msg_control = NULL;
-            msg.msg_controllen = 0;
-        }
+    } while (sent < 0 && (errno == EINTR || errno == EAGAIN) &&
+             vgpu_now() < s->until);
+    if (sent != header.size) {
+        vgpu_fail(s, "the server takes no messages: %s",
+                  sent < 0 ? strerror(errno) : "one was cut");
     }
+    return sent == header.size;
 }
 
-static bool vgpu_keep_fds(VgpuStub *s, struct msghdr *msg)
-{
-    struct cmsghdr *cmsg;
-    bool fit = !(msg->msg_flags & MSG_CTRUNC);
-
-    for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
-        size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        size_t i;
-
-        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) {
-            continue;
-        }
-        for (i = 0; i < n; i++) {
-            int fd;
-
-            memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(int));
-            if (s->rx_n_fds < VGPU_MAX_FDS) {
-                s->rx_fds[s->rx_n_fds++] = fd;
-            } else {
-                close(fd);
-                fit = false;
-            }
-        }
-        s->rx_fds_end = s->rx_have;
-    }
-    return fit;
-}
-
-/* Receives what there is: false on a fault, true even if it is nothing. */
-static bool vgpu_pull(VgpuStub *s, int flags)
+/* Receives what there is, which may be nothing. */
+static void vgpu_receive(VgpuStub *s, int flags)
 {
     union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(VGPU_MAX_FDS * sizeof(int))];
-    } control;
-    struct iovec iov = { s->rx + s->rx_have, VGPU_RX_SIZE - s->rx_have };
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(VGPU_MAX_FDS * sizeof(int))];
+    } fds;
+    struct iovec iov = { s->rx + s->n_rx, VGPU_RX_SIZE - s->n_rx };
     struct msghdr msg = {
-        .msg_iov = &iov,
-        .msg_iovlen = 1,
-        .msg_control = &control,
-        .msg_controllen = sizeof(control),
+        .msg_iov = &iov, .msg_iovlen = 1,
+        .msg_control = &fds, .msg_controllen = sizeof(fds),
     };
     ssize_t got = recvmsg(s->sock, &msg, flags | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *cmsg = got > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
 
-    if (got < 0) {
-        if (errno == EAGAIN || errno == EINTR) {
-            return true;
+    s->n_rx += MAX(got, 0);
+    for (; cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
+        if (cmsg->cmsg_type == SCM_RIGHTS) {
+            vgpu_close_fds(s->rx_fds, s->n_rx_fds);
+            s->n_rx_fds = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(s->rx_fds, CMSG_DATA(cmsg), s->n_rx_fds * sizeof(int));
         }
-        vgpu_fail(s, "cannot receive: %s", strerror(errno));
-        return false;
     }
     if (got == 0) {
         vgpu_fail(s, "the server closed the connection");
-        return false;
+    } else if (got < 0 && errno != EAGAIN && errno != EINTR) {
+        vgpu_fail(s, "cannot receive: %s", strerror(errno));
     }
-    s->rx_have += got;
-    if (!vgpu_keep_fds(s, &msg)) {
-        vgpu_fail(s, "the server sent too many file descriptors");
-        return false;
-    }
-    return true;
 }
 
-/* The message at the front of rx if it is whole, else NULL. */
+/* The first message received, if it is whole. */
 static VgpuHeader *vgpu_front(VgpuStub *s)
 {
     VgpuHeader *header = (VgpuHeader *)s->rx;
 
-    if (s->rx_have < sizeof(*header)) {
+    if (s->n_rx < sizeof(*header)) {
         return NULL;
     }
     if (header->size < sizeof(*header) || header->size > VGPU_RX_SIZE ||
@@ -497,128 +351,69 @@ static VgpuHeader *vgpu_front(VgpuStub *s)
                   header->size, header->flags);
         return NULL;
     }
-    return s->rx_have >= header->size ? header : NULL;
+    return s->n_rx >= header->size ? header : NULL;
 }
 
-/* Drops the message at the front and the fds that nobody took. */
 static void vgpu_consume(VgpuStub *s)
 {
-    size_t size;
+    size_t size = s->n_rx ? ((VgpuHeader *)s->rx)->size : 0;
 
-    if (s->sock < 0) {
-        return;
+    s->n_rx -= size;
+    if (s->n_rx) {
+        memmove(s->rx, s->rx + size, s->n_rx);
     }
-    size = ((VgpuHeader *)s->rx)->size;
-    if (s->rx_fds_end <= size) {
-        vgpu_close_fds(s->rx_fds, &s->rx_n_fds);
-    }
-    s->rx_fds_end -= MIN(size, s->rx_fds_end);
-    s->rx_have -= size;
-    if (s->rx_have) {
-        memmove(s->rx, s->rx + size, s->rx_have);
-    }
-}
-
-/*
- * Waits for a message.  A first attempt only costs one system call: it ends
- * with the socket's SO_RCVTIMEO, which is msg-timeout.
- */
-static VgpuHeader *vgpu_receive(VgpuStub *s, int64_t deadline, bool first)
-{
-    VgpuHeader *header = vgpu_front(s);
-
-    while (!header && s->sock >= 0) {
-        if (!first) {
-            struct pollfd pfd = { .fd = s->sock, .events = POLLIN };
-            int64_t left = deadline - vgpu_now();
-
-            if (left <= 0) {
-                vgpu_fail(s, "the server did not answer in time");
-                return NULL;
-            }
-            poll(&pfd, 1, left);
-        }
-        if (!vgpu_pull(s, first ? 0 : MSG_DONTWAIT)) {
-            return NULL;
-        }
-        first = false;
-        header = vgpu_front(s);
-    }
-    return header;
 }
 
 /*
  * "VFIO_USER_DMA_READ", "VFIO_USER_DMA_WRITE": guest memory for a server that
- * could not map it.  A device that is no bus master has an empty address space.
+ * could not map it.  Without bus mastering the address space is empty.
  */
-static int vgpu_dma(VgpuStub *s, const VgpuHeader *header, VgpuTransfer *is)
-{
-    size_t size = header->size - sizeof(*header);
-    bool write = header->command == VFIO_USER_DMA_WRITE;
-    uint8_t *data = s->dma;
-    MemTxResult result;
-
-    if (header->command != VFIO_USER_DMA_READ && !write) {
-        return ENOTSUP;
-    }
-    if (size < sizeof(*is)) {
-        return EINVAL;
-    }
-    memcpy(is, header + 1, sizeof(*is));
-    if (is->count > VGPU_MAX_DATA ||
-        size != sizeof(*is) + (write ? is->count : 0)) {
-        return EINVAL;
-    }
-    if (write) {
-        data = (uint8_t *)(header + 1) + sizeof(*is);
-    }
-    s->reentered = false;
-    result = address_space_rw(pci_get_address_space(PCI_DEVICE(s)),
-                              is->address, MEMTXATTRS_UNSPECIFIED, data,
-                              is->count, write);
-    return result != MEMTX_OK || s->reentered ? EFAULT : 0;
-}
-
-/* Carries out the server's command at the front. */
 static void vgpu_serve(VgpuStub *s, const VgpuHeader *header)
 {
-    VgpuTransfer is = { 0 };
-    VgpuHeader reply = {
-        .id = header->id,
-        .command = header->command,
-        .flags = VFIO_USER_REPLY,
-    };
-    VgpuCall call = { .body = &is, .size = sizeof(is) };
-    bool no_reply = header->flags & VFIO_USER_NO_REPLY;
+    const VgpuDma *is = (const VgpuDma *)(header + 1);
+    bool write = header->command == VFIO_USER_DMA_WRITE;
+    size_t size = header->size - sizeof(*header);
+    VgpuHeader reply = *header;
 
-    reply.error = vgpu_dma(s, header, &is);
-    trace_vgpu_stub_dma(s->name, header->command, is.address, is.count,
-                        reply.error);
+    reply.flags = VFIO_USER_REPLY;
+    reply.error = 0;
+    if (!write && header->command != VFIO_USER_DMA_READ) {
+        reply.error = ENOTSUP;
+    } else if (size < sizeof(*is) || is->count > VGPU_MAX_DATA ||
+               size != sizeof(*is) + (write ? is->count : 0)) {
+        reply.error = EINVAL;
+    } else {
+        *s->dma = *is;
+        s->reentered = false;
+        if (address_space_rw(pci_get_address_space(PCI_DEVICE(s)), is->address,
+                             MEMTXATTRS_UNSPECIFIED,
+                             write ? (uint8_t *)is->data : s->dma->data,
+                             is->count, write) || s->reentered) {
+            reply.error = EFAULT;
+        }
+        size = sizeof(*is) + (write ? 0 : s->dma->count);
+        trace_vgpu_stub_dma(s->name, write, s->dma->address, s->dma->count,
+                            reply.error);
+    }
     if (reply.error) {
         reply.flags |= VFIO_USER_ERROR;
-        call.size = 0;
-    } else if (header->command == VFIO_USER_DMA_READ) {
-        call.data = s->dma;
-        call.data_size = is.count;
+        size = 0;
     }
-    /* A write of the guest's that the DMA caused may have met a fault */
-    if (!no_reply && s->sock >= 0) {
-        vgpu_send(s, &reply, &call);
+    /* What the DMA led to may have met a fault */
+    if (s->sock >= 0 && !(header->flags & VFIO_USER_NO_REPLY)) {
+        vgpu_send(s, reply, s->dma, size);
     }
 }
 
-/*
- * Serves all whole commands that were received.  Returns the reply in front,
- * if one comes first.
- */
-static VgpuHeader *vgpu_serve_all(VgpuStub *s, int64_t deadline)
+/* Serves what was received.  Returns the reply that follows, if any. */
+static VgpuHeader *vgpu_serve_all(VgpuStub *s)
 {
     VgpuHeader *header;
 
     while ((header = vgpu_front(s)) && !(header->flags & VFIO_USER_REPLY)) {
         vgpu_serve(s, header);
         vgpu_consume(s);
-        if (vgpu_now() >= deadline) {
+        if (vgpu_now() >= s->until) {
             vgpu_fail(s, "the server sends commands without end");
         }
     }
@@ -630,590 +425,570 @@ static void vgpu_readable(void *opaque)
 {
     VgpuStub *s = opaque;
 
-    if (s->sock < 0 || !vgpu_pull(s, MSG_DONTWAIT)) {
-        return;
-    }
     s->busy = true;
-    if (vgpu_serve_all(s, vgpu_now() + s->msg_timeout)) {
+    s->until = vgpu_now() + s->msg_timeout;
+    vgpu_receive(s, MSG_DONTWAIT);
+    if (vgpu_serve_all(s)) {
         vgpu_fail(s, "the server sent a reply to nothing");
     }
     s->busy = false;
 }
 
-/* Takes the reply in front.  Returns the size of its body or -errno. */
-static int vgpu_take(VgpuStub *s, const VgpuHeader *header,
-                     const VgpuCall *call, uint16_t id)
+/*
+ * Waits for the reply to the last command and serves the server's commands in
+ * the meantime ("Command Concurrency").  Returns the size of the reply's body
+ * or -errno.  The first attempt is a single system call, for as long as
+ * SO_RCVTIMEO.
+ */
+static int vgpu_wait(VgpuStub *s, uint16_t command, void *body, size_t least,
+                     size_t most)
 {
-    size_t size = header->size - sizeof(*header);
+    bool first = true;
+    VgpuHeader *reply;
+    size_t size;
+    int result;
 
-    if (header->id != id || header->command != call->command) {
-        vgpu_fail(s, "the server replied to command %u (id %u), not to %u (%u)",
-                  header->command, header->id, call->command, id);
+    while (!(reply = vgpu_serve_all(s)) && s->sock >= 0) {
+        struct pollfd pfd = { .fd = s->sock, .events = POLLIN };
+        int64_t left = first ? 0 : s->until - vgpu_now();
+
+        if (!first && left <= 0) {
+            vgpu_fail(s, "the server did not answer in time");
+        } else if (first || poll(&pfd, 1, MIN(left, 1000)) > 0) {
+            vgpu_receive(s, first ? 0 : MSG_DONTWAIT);
+        }
+        first = false;
+    }
+    if (!reply) {
+        return -EPIPE;
+    }
+    size = reply->size - sizeof(*reply);
+    result = -(int)MIN(reply->error, 4095);
+    if (reply->id != s->id || reply->command != command ||
+        (!(reply->flags & VFIO_USER_ERROR) && (size < least || size > most))) {
+        vgpu_fail(s, "the server replied to command %u with %u and %zu bytes",
+                  command, reply->command, size);
         return -EPROTO;
     }
-    if (header->flags & VFIO_USER_ERROR) {
-        int error = header->error;
-
-        trace_vgpu_stub_refused(s->name, call->command, error);
-        /* "Header": the errno may be absent */
-        return error > 0 && error < 4096 ? -error : -EIO;
+    if (reply->flags & VFIO_USER_ERROR) {
+        vgpu_consume(s);
+        return result ? result : -EIO;  /* "Header": it is optional */
     }
-    if (size < call->least || size > call->most) {
-        vgpu_fail(s, "the server's reply to command %u has %zu bytes",
-                  call->command, size);
-        return -EPROTO;
-    }
-    if (size) {
-        memcpy(call->reply, header + 1, size);
-    }
-    if (call->reply_fds && s->rx_fds_end <= header->size) {
-        memcpy(call->reply_fds, s->rx_fds, s->rx_n_fds * sizeof(int));
-        *call->n_reply_fds = s->rx_n_fds;
-        s->rx_n_fds = 0;
-    }
+    memcpy(body, reply + 1, size);
+    vgpu_consume(s);
     return size;
 }
 
 /*
- * Sends a command and waits for its reply, serving the server's commands in
- * the meantime ("Command Concurrency").  Returns the size of the reply's body,
- * or the -errno of a server that refuses; after a fault, sock is -1.
+ * Sends a command and puts its reply's body, of least to most bytes, in its
+ * place.  Returns the size or -errno; after a fault, sock is -1.
  */
-static int vgpu_call(VgpuStub *s, const VgpuCall *call)
+static int vgpu_call(VgpuStub *s, uint16_t command, void *body, size_t size,
+                     size_t least, size_t most)
 {
-    int64_t deadline = s->deadline ? s->deadline : vgpu_now() + s->msg_timeout;
-    VgpuHeader header = { .id = s->next_id++, .command = call->command };
-    VgpuHeader *reply;
+    VgpuHeader header = { .command = command };
     int result = -EPIPE;
 
-    if (s->sock < 0) {
-        return -EPIPE;
-    }
-    if (s->busy && call->least) {
-        /* DMA led back to us: its sender waits for us, not for this. */
+    if (s->busy && least && least != VGPU_POSTED) {
+        /* DMA led back to us, and the server waits for its end */
         s->reentered = true;
         return -EDEADLK;
     }
-    if (s->busy || call->posted) {
+    if (s->sock < 0) {
+        return -EPIPE;
+    }
+    if (!s->busy) {
+        s->until = s->deadline ? s->deadline : vgpu_now() + s->msg_timeout;
+        vgpu_close_fds(s->rx_fds, s->n_rx_fds);
+        s->n_rx_fds = 0;
+    }
+    if (s->busy || least == VGPU_POSTED) {
         header.flags = VFIO_USER_NO_REPLY;
-        return vgpu_send(s, &header, call) ? 0 : -EPIPE;
+        return vgpu_send(s, header, body, size) ? 0 : -EPIPE;
     }
     s->busy = true;
-    if (vgpu_send(s, &header, call)) {
-        reply = vgpu_receive(s, deadline, !s->deadline);
-        while (reply && !(reply = vgpu_serve_all(s, deadline))) {
-            reply = vgpu_receive(s, deadline, false);
-        }
-        if (reply) {
-            result = vgpu_take(s, reply, call, header.id);
-            vgpu_consume(s);
-            if (vgpu_serve_all(s, deadline)) {
-                vgpu_fail(s, "the server sent a reply to nothing");
-            }
+    header.id = ++s->id;
+    if (vgpu_send(s, header, body, size)) {
+        result = vgpu_wait(s, command, body, least, most);
+        if (vgpu_serve_all(s)) {
+            vgpu_fail(s, "the server sent a reply to nothing");
         }
     }
     s->busy = false;
     return result;
 }
 
-/* Connecting */
-
-static bool vgpu_set_timeout(VgpuStub *s, int option, int64_t ms)
+/* Asks about one of something; a refusal is a fault. */
+static int vgpu_ask(VgpuStub *s, uint16_t command, uint32_t index, VgpuBody *b,
+                    size_t size, size_t most)
 {
-    struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
+    int result;
 
-    return !setsockopt(s->sock, SOL_SOCKET, option, &tv, sizeof(tv));
-}
-
-/*
- * Connects to the path or takes the fd.  A server that listens but does not
- * accept is waited for, if at all, until SO_SNDTIMEO.
- */
-static bool vgpu_connect(VgpuStub *s, bool wait)
-{
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    int type = 0;
-    socklen_t size = sizeof(type);
-
-    s->rx_fds_end = 0;
-    if (!s->path) {
-        s->sock = s->fd;
-        if (getsockopt(s->sock, SOL_SOCKET, SO_DOMAIN, &type, &size) ||
-            type != AF_UNIX ||
-            getsockopt(s->sock, SOL_SOCKET, SO_TYPE, &type, &size) ||
-            type != SOCK_STREAM) {
-            s->sock = -1;
-            s->why = g_strdup("it is not a UNIX stream socket");
-            return false;
-        }
-        qemu_set_cloexec(s->sock);
-        if (!g_unix_set_fd_nonblocking(s->sock, false, NULL)) {
-            vgpu_fail(s, "cannot make it blocking: %s", strerror(errno));
-            return false;
-        }
-    } else {
-        s->sock = qemu_socket(AF_UNIX, SOCK_STREAM, 0);
-        if (s->sock < 0) {
-            g_free(s->why);
-            s->why = g_strdup_printf("no socket: %s", strerror(errno));
-            return false;
-        }
-    }
-    if (!vgpu_set_timeout(s, SO_RCVTIMEO, s->msg_timeout) ||
-        !vgpu_set_timeout(s, SO_SNDTIMEO, wait ? s->connect_timeout : 1)) {
-        vgpu_fail(s, "cannot set timeouts: %s", strerror(errno));
-        return false;
-    }
-    if (s->path) {
-        pstrcpy(address.sun_path, sizeof(address.sun_path), s->path);
-        if (connect(s->sock, (struct sockaddr *)&address, sizeof(address))) {
-            vgpu_fail(s, "cannot connect: %s", strerror(errno));
-            return false;
-        }
-    }
-    return vgpu_set_timeout(s, SO_SNDTIMEO, s->msg_timeout);
-}
-
-/* "VFIO_USER_VERSION" */
-
-static bool vgpu_send_version(VgpuStub *s)
-{
-    VgpuVersion version = { .major = 0, .minor = 0 };
-    VgpuHeader header = { .command = VFIO_USER_VERSION };
-    VgpuCall call = { .body = &version };
-    int n = snprintf(version.json, sizeof(version.json),
-                     "{\"capabilities\":{\"max_msg_fds\":%d,"
-                     "\"max_data_xfer_size\":%d,\"max_dma_maps\":65535,"
-                     "\"pgsizes\":4096}}", VGPU_MAX_FDS, VGPU_MAX_DATA);
-
-    call.size = offsetof(VgpuVersion, json) + n + 1;
-    header.id = s->next_id++;
-    return vgpu_send(s, &header, &call);
-}
-
-/* A number among the server's capabilities; what is wrong is a fault. */
-static bool vgpu_capability(VgpuStub *s, QDict *capabilities, const char *key,
-                            uint64_t least, uint64_t absent, uint64_t *value)
-{
-    *value = absent;
-    if (capabilities && qdict_haskey(capabilities, key)) {
-        int64_t number = qdict_get_try_int(capabilities, key, -1);
-
-        if (number < 0 || number < least) {
-            vgpu_fail(s, "the server's capability %s is wrong", key);
-            return false;
-        }
-        *value = number;
-    }
-    return true;
-}
-
-static bool vgpu_understand(VgpuStub *s, QDict *data)
-{
-    QDict *capabilities = data ? qdict_get_qdict(data, "capabilities") : NULL;
-    QDict *ours = NULL;
-    uint64_t fds, maps, page, most;
-
-    if (!vgpu_capability(s, capabilities, "max_msg_fds", 0, 1, &fds) ||
-        !vgpu_capability(s, capabilities, "max_dma_maps", 1, 65535, &maps) ||
-        !vgpu_capability(s, capabilities, "pgsizes", 1, 4096, &page) ||
-        !vgpu_capability(s, capabilities, "max_data_xfer_size", 8, 1 << 20,
-                         &most)) {
-        return false;
-    }
-    if (capabilities) {
-        ours = qdict_get_qdict(capabilities, "vgpu_stub");
-    }
-    s->max_fds = MIN(fds, VGPU_MAX_FDS);
-    s->max_dma_maps = MIN(maps, 65535);
-    s->page_size = page & -page;
-    /* An extension: a server that kept its state needs no reset */
-    s->state_survived = ours && qdict_get_try_bool(ours, "state_survived",
-                                                   false);
-    return true;
-}
-
-/* Waits for the reply to vgpu_send_version(). */
-static bool vgpu_receive_version(VgpuStub *s)
-{
-    VgpuVersion version;
-    VgpuCall call = {
-        .command = VFIO_USER_VERSION,
-        .reply = &version,
-        .least = offsetof(VgpuVersion, json),
-        .most = sizeof(version),
-    };
-    VgpuHeader *reply = vgpu_receive(s, s->deadline, false);
-    QObject *data = NULL;
-    bool good;
-    int size;
-
-    if (!reply) {
-        return false;
-    }
-    if (!(reply->flags & VFIO_USER_REPLY)) {
-        vgpu_fail(s, "the server sent a command before VERSION");
-        return false;
-    }
-    size = vgpu_take(s, reply, &call, s->next_id - 1);
-    vgpu_consume(s);
-    if (size < 0) {
-        vgpu_fail(s, "the server refused VERSION: %s", strerror(-size));
-        return false;
-    }
-    if (version.major != 0) {
-        vgpu_fail(s, "the server has version %u.%u, not 0.0", version.major,
-                  version.minor);
-        return false;
-    }
-    size -= call.least;
-    if (size > 1 && !version.json[size - 1]) {
-        data = qobject_from_json(version.json, NULL);
-    }
-    if (size > 1 && !qobject_to(QDict, data)) {
-        vgpu_fail(s, "the server's version data is no JSON object");
-        good = false;
-    } else {
-        good = vgpu_understand(s, qobject_to(QDict, data));
-    }
-    qobject_unref(data);
-    trace_vgpu_stub_connected(s->name, version.minor);
-    return good;
-}
-
-/* What the device is */
-
-/* A command whose refusal is a fault. */
-static int vgpu_must(VgpuStub *s, const char *what, const VgpuCall *call)
-{
-    int result = vgpu_call(s, call);
-
+    memset(b, 0, size);
+    b->info.argsz = most;
+    b->info.index = index;
+    result = vgpu_call(s, command, b, size, size, most);
     if (result < 0) {
-        vgpu_fail(s, "the server refused %s: %s", what, strerror(-result));
+        vgpu_fail(s, "the server refused command %u: %s", command,
+                  strerror(-result));
     }
     return result;
 }
 
-/* Reads from config space, or fills with all-ones. */
-static int vgpu_config_load(VgpuStub *s, uint32_t at, void *data, size_t size)
+static int vgpu_read(VgpuStub *s, uint32_t region, uint64_t offset,
+                     uint32_t count, VgpuBody *b)
 {
-    uint8_t reply[offsetof(VgpuAccess, data) + PCI_CONFIG_SPACE_SIZE];
-    VgpuAccess is = {
-        .offset = at,
-        .region = VFIO_PCI_CONFIG_REGION_INDEX,
-        .count = size,
-    };
-    VgpuCall call = {
-        .command = VFIO_USER_REGION_READ,
-        .body = &is,
-        .size = offsetof(VgpuAccess, data),
-        .reply = reply,
-        .least = offsetof(VgpuAccess, data) + size,
-        .most = offsetof(VgpuAccess, data) + size,
-    };
-    int result = vgpu_call(s, &call);
-
-    if (result < 0) {
-        memset(data, 0xff, size);
-        return result;
-    }
-    memcpy(data, reply + offsetof(VgpuAccess, data), size);
-    return 0;
+    b->access.offset = offset;
+    b->access.region = region;
+    b->access.count = count;
+    return vgpu_call(s, VFIO_USER_REGION_READ, b, VGPU_ACCESS,
+                     VGPU_ACCESS + count, VGPU_ACCESS + count);
 }
 
-static void vgpu_config_store(VgpuStub *s, uint32_t at, uint32_t value,
-                              unsigned size)
+static void vgpu_write(VgpuStub *s, uint32_t region, uint64_t offset,
+                       uint64_t value, uint32_t count, bool posted)
 {
-    uint8_t echo[sizeof(VgpuAccess)];
-    uint8_t data[4];
-    VgpuAccess is = {
-        .offset = at,
-        .region = VFIO_PCI_CONFIG_REGION_INDEX,
-        .count = size,
-    };
-    VgpuCall call = {
-        .command = VFIO_USER_REGION_WRITE,
-        .body = &is,
-        .size = offsetof(VgpuAccess, data),
-        .data = data,
-        .data_size = size,
-        .reply = echo,
-        .most = sizeof(echo),
-    };
+    VgpuBody b;
 
-    stl_le_p(data, value);
-    vgpu_call(s, &call);
+    b.access.offset = offset;
+    b.access.region = region;
+    b.access.count = count;
+    stn_le_p(b.access.data, count, value);
+    vgpu_call(s, VFIO_USER_REGION_WRITE, &b, VGPU_ACCESS + count,
+              posted ? VGPU_POSTED : 0, VGPU_ACCESS);
 }
 
-/* The parts of a region that may be mapped: all of it if there is no list. */
-static bool vgpu_take_areas(VgpuStub *s, VgpuLayout *layout, unsigned index,
-                            const uint8_t *info, size_t size)
+/* Connecting */
+
+/* Takes the fd or connects.  A listener that would make us wait is no use. */
+static bool vgpu_connect(VgpuStub *s)
 {
-    const struct vfio_region_info *is = (const void *)info;
-    uint32_t at = is->flags & VFIO_REGION_INFO_FLAG_CAPS ? is->cap_offset : 0;
-    unsigned left = 16;
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    const struct timeval tv = { .tv_usec = 100000 };
+    bool good = true;
 
-    layout->regions[index].n_areas = 1;
-    layout->regions[index].areas[0].offset = 0;
-    layout->regions[index].areas[0].size = is->size;
-    while (at) {
-        struct vfio_region_info_cap_sparse_mmap cap = { };
-
-        /* A list that leaves the reply, or never ends */
-        if (at < sizeof(*is) || at > size - sizeof(cap.header) || !left--) {
-            return false;
-        }
-        memcpy(&cap, info + at, MIN(sizeof(cap), size - at));
-        if (cap.header.id == VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
-            if (size - at < sizeof(cap) ||
-                cap.nr_areas > (size - at - sizeof(cap)) /
-                               sizeof(cap.areas[0]) ||
-                cap.nr_areas > VGPU_MAX_AREAS) {
-                return false;
-            }
-            layout->regions[index].n_areas = cap.nr_areas;
-            memcpy(layout->regions[index].areas, info + at + sizeof(cap),
-                   cap.nr_areas * sizeof(cap.areas[0]));
-        }
-        at = cap.header.next;
+    s->sock = s->path ? qemu_socket(AF_UNIX, SOCK_STREAM, 0) : s->fd;
+    if (s->path) {
+        pstrcpy(address.sun_path, sizeof(address.sun_path), s->path);
+        good = g_unix_set_fd_nonblocking(s->sock, true, NULL) &&
+               !connect(s->sock, (struct sockaddr *)&address, sizeof(address));
     }
+    if (!good || !g_unix_set_fd_nonblocking(s->sock, false, NULL) ||
+        setsockopt(s->sock, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) ||
+        setsockopt(s->sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv))) {
+        vgpu_fail(s, "cannot connect: %s", strerror(errno));
+        return false;
+    }
+    qemu_set_cloexec(s->sock);
     return true;
 }
 
-/* "VFIO_USER_DEVICE_GET_REGION_INFO" */
-static bool vgpu_describe_region(VgpuStub *s, unsigned index,
-                                 VgpuLayout *layout)
+/* "VFIO_USER_VERSION": proposes. */
+static bool vgpu_greet(VgpuStub *s)
 {
-    union {
-        struct vfio_region_info is;
-        uint8_t bytes[1024];
-    } reply;
-    struct vfio_region_info query = { .argsz = sizeof(query), .index = index };
-    int fds[VGPU_MAX_FDS];
-    int n_fds = 0, size;
-    VgpuCall call = {
-        .command = VFIO_USER_DEVICE_GET_REGION_INFO,
-        .body = &query,
-        .size = sizeof(query),
-        .reply = &reply,
-        .least = sizeof(reply.is),
-        .most = sizeof(reply),
-        .reply_fds = fds,
-        .n_reply_fds = &n_fds,
-    };
+    VgpuHeader header = { .id = ++s->id, .command = VFIO_USER_VERSION };
+    VgpuBody b = { { 0 } };
+    int n = snprintf(b.version.json, sizeof(b.version.json),
+                     "{\"capabilities\":{\"max_msg_fds\":%d,\"pgsizes\":4096,"
+                     "\"max_data_xfer_size\":%d,\"max_dma_maps\":65535}}",
+                     VGPU_MAX_FDS, (int)VGPU_MAX_DATA);
 
-    size = vgpu_must(s, "GET_REGION_INFO", &call);
-    if (size >= 0 && reply.is.argsz > query.argsz) {
-        vgpu_close_fds(fds, &n_fds);
-        query.argsz = MIN(reply.is.argsz, sizeof(reply));
-        size = vgpu_must(s, "GET_REGION_INFO", &call);
+    s->until = vgpu_now() + s->connect_timeout;
+    return vgpu_send(s, header, &b, offsetof(VgpuBody, version.json) + n + 1);
+}
+
+/* "VFIO_USER_VERSION": takes the answer, of which all is optional. */
+static bool vgpu_agree(VgpuStub *s)
+{
+    VgpuBody b;
+    int head = offsetof(VgpuBody, version.json);
+    int size = vgpu_wait(s, VFIO_USER_VERSION, &b, head, sizeof(b) - 1);
+    QObject *data = NULL;
+    QDict *caps = NULL, *ours;
+
+    s->max_fds = 1;
+    s->max_dma_maps = 65535;
+    s->state_survived = false;
+    if (size > head + 1) {
+        b.bytes[size] = 0;
+        data = qobject_from_json(b.version.json, NULL);
+        size = qobject_to(QDict, data) ? size : -1;
     }
+    if (size < 0 || b.version.major != 0) {
+        qobject_unref(data);
+        vgpu_fail(s, "the server does not agree on version 0.0");
+        return false;
+    }
+    caps = data ? qdict_get_qdict(qobject_to(QDict, data), "capabilities") :
+           NULL;
+    if (caps) {
+        s->max_fds = MIN((uint64_t)qdict_get_try_int(caps, "max_msg_fds", 1),
+                         VGPU_MAX_FDS);
+        s->max_dma_maps = qdict_get_try_int(caps, "max_dma_maps", 65535);
+        /* An extension: a server that kept the state needs no reset */
+        ours = qdict_get_qdict(caps, "vgpu_stub");
+        s->state_survived = ours &&
+                            qdict_get_try_bool(ours, "state_survived", false);
+    }
+    qobject_unref(data);
+    return true;
+}
+
+/* What the device is */
+
+/*
+ * "VFIO_USER_DEVICE_GET_REGION_INFO", "Sparse Regions": all of a BAR may be
+ * mapped, or what its first capability lists.
+ */
+static bool vgpu_describe_region(VgpuStub *s, unsigned region, VgpuLayout *to)
+{
+    const uint32_t mapped = VFIO_REGION_INFO_FLAG_READ |
+                            VFIO_REGION_INFO_FLAG_WRITE |
+                            VFIO_REGION_INFO_FLAG_MMAP;
+    struct vfio_region_info_cap_sparse_mmap cap = { .nr_areas = 1 };
+    struct vfio_region_sparse_mmap_area area = { };
+    VgpuBody b;
+    int size = vgpu_ask(s, VFIO_USER_DEVICE_GET_REGION_INFO, region, &b,
+                        sizeof(b.region), sizeof(b));
+    bool list = b.region.flags & VFIO_REGION_INFO_FLAG_CAPS;
+    uint32_t at = b.region.cap_offset, i;
+
     if (size < 0) {
         return false;
     }
-    trace_vgpu_stub_region(s->name, index, reply.is.size, reply.is.flags);
-    layout->regions[index].size = reply.is.size;
-    layout->regions[index].flags = reply.is.flags;
-    layout->regions[index].fd_offset = reply.is.offset;
-    if (n_fds && reply.is.flags & VFIO_REGION_INFO_FLAG_MMAP) {
-        if (!vgpu_take_areas(s, layout, index, reply.bytes, size)) {
-            vgpu_fail(s, "the capabilities of region %u make no sense", index);
-        }
-        s->region_fds[index] = fds[--n_fds];
+    to->sizes[region] = area.size = b.region.size;
+    if (region >= VGPU_BARS || (b.region.flags & mapped) != mapped ||
+        !s->n_rx_fds || (list && at > size - sizeof(cap))) {
+        return true;
     }
-    vgpu_close_fds(fds, &n_fds);
-    return s->sock >= 0;
+    if (list) {
+        memcpy(&cap, b.bytes + at, sizeof(cap));
+        at += sizeof(cap);
+        if (cap.header.id != VFIO_REGION_INFO_CAP_SPARSE_MMAP ||
+            cap.nr_areas > (size - at) / sizeof(area)) {
+            return true;
+        }
+    }
+    for (i = 0; i < cap.nr_areas && to->n_areas < VGPU_MAX_AREAS; i++) {
+        if (list) {
+            memcpy(&area, b.bytes + at + i * sizeof(area), sizeof(area));
+        }
+        to->areas[to->n_areas].bar = region;
+        to->areas[to->n_areas].offset = area.offset;
+        to->areas[to->n_areas].size = area.size;
+        to->areas[to->n_areas++].fd_offset = b.region.offset + area.offset;
+    }
+    s->bars[region].fd = s->rx_fds[--s->n_rx_fds];
+    return true;
 }
 
-/* Follows the capabilities, which the guest reads from the server. */
-static bool vgpu_walk(const uint8_t *config, VgpuLayout *layout)
+/* Takes from config space what never changes. */
+static bool vgpu_take_config(VgpuLayout *to, const uint8_t *config)
 {
-    unsigned at = config[PCI_CAPABILITY_LIST] & ~3;
-    unsigned left = (PCI_CONFIG_SPACE_SIZE - PCI_CONFIG_HEADER_SIZE) / 4;
-    unsigned room;
+    static const uint8_t constant[PCI_CONFIG_HEADER_SIZE] = {
+        [PCI_VENDOR_ID ... PCI_COMMAND - 1] = 0xff,
+        [PCI_STATUS] = 0xb0, [PCI_STATUS + 1] = 0x06, /* what it is, no event */
+        [PCI_REVISION_ID ... PCI_CACHE_LINE_SIZE - 1] = 0xff,
+        [PCI_HEADER_TYPE] = 0x7f,
+        [PCI_CARDBUS_CIS ... PCI_ROM_ADDRESS - 1] = 0xff,
+        [PCI_CAPABILITY_LIST] = 0xfc,
+        [PCI_INTERRUPT_PIN] = 0xff,
+    };
+    unsigned at, i, left = 48;
 
-    if (!(pci_get_word(config + PCI_STATUS) & PCI_STATUS_CAP_LIST)) {
-        at = 0;
+    for (i = 0; i < PCI_CONFIG_HEADER_SIZE; i++) {
+        to->header[i] = config[i] & constant[i];
     }
-    layout->header[PCI_CAPABILITY_LIST] = at;
-    while (at) {
+    for (i = 0; i < VGPU_BARS; i++) {
+        at = PCI_BASE_ADDRESS_0 + 4 * i;
+        /* The upper half of a 64 bit BAR is no region */
+        to->header[at] = !to->sizes[i] ? 0 : config[at] &
+                         (config[at] & PCI_BASE_ADDRESS_SPACE_IO ? 1 : 0xc);
+    }
+    at = to->header[PCI_STATUS] & PCI_STATUS_CAP_LIST ?
+         to->header[PCI_CAPABILITY_LIST] : 0;
+    for (; at; at = config[at + PCI_CAP_LIST_NEXT] & ~3) {
         if (at < PCI_CONFIG_HEADER_SIZE || !left--) {
             return false;
         }
-        room = PCI_CONFIG_SPACE_SIZE - at;
-        layout->chain[at] = config[at];
-        layout->chain[at + PCI_CAP_LIST_NEXT] =
-            config[at + PCI_CAP_LIST_NEXT] & ~3;
-        if (config[at] == PCI_CAP_ID_MSIX && !layout->msix && room >= 12) {
-            layout->msix = at;
-            layout->msix_flags = pci_get_word(config + at + PCI_MSIX_FLAGS) &
-                                 PCI_MSIX_FLAGS_QSIZE;
-            layout->msix_table = pci_get_long(config + at + PCI_MSIX_TABLE);
-            layout->msix_pba = pci_get_long(config + at + PCI_MSIX_PBA);
-        } else if (config[at] == PCI_CAP_ID_MSI && !layout->msi && room >= 24) {
-            layout->msi = at;
-            layout->msi_flags = pci_get_word(config + at + PCI_MSI_FLAGS) &
-                                (PCI_MSI_FLAGS_QMASK | PCI_MSI_FLAGS_64BIT |
-                                 PCI_MSI_FLAGS_MASKBIT);
+        if (config[at] == PCI_CAP_ID_MSI) {
+            to->msi_at = at;
+        } else if (config[at] == PCI_CAP_ID_EXP) {
+            to->exp_at = at;
+        } else if (config[at] == PCI_CAP_ID_MSIX &&
+                   at <= PCI_CONFIG_SPACE_SIZE - MSIX_CAP_LENGTH) {
+            to->msix_at = at;
+            memcpy(to->msix, config + at, MSIX_CAP_LENGTH);
+            to->msix[PCI_MSIX_FLAGS + 1] &= PCI_MSIX_FLAGS_QSIZE >> 8;
         }
-        at = config[at + PCI_CAP_LIST_NEXT] & ~3;
     }
-    return true;
+    return !to->header[PCI_HEADER_TYPE] && to->header[PCI_INTERRUPT_PIN] <= 4;
 }
 
-/* What never changes in a header: not what the guest writes, nor errors. */
-static void vgpu_take_header(const uint8_t *config, VgpuLayout *layout)
+/* Asks for all that the guest may see. */
+static bool vgpu_describe(VgpuStub *s, VgpuLayout *to)
 {
-    uint8_t *header = layout->header;
-    unsigned i;
+    VgpuBody b;
+    uint64_t size;
+    unsigned i, n_irqs;
 
-    memcpy(header, config, PCI_CONFIG_HEADER_SIZE);
-    pci_set_word(header + PCI_COMMAND, 0);
-    pci_set_word(header + PCI_STATUS, pci_get_word(header + PCI_STATUS) &
-                 (PCI_STATUS_CAP_LIST | PCI_STATUS_66MHZ |
-                  PCI_STATUS_FAST_BACK | PCI_STATUS_DEVSEL_MASK));
-    header[PCI_CACHE_LINE_SIZE] = 0;
-    header[PCI_LATENCY_TIMER] = 0;
-    header[PCI_BIST] = 0;
-    header[PCI_INTERRUPT_LINE] = 0;
-    pci_set_long(header + PCI_ROM_ADDRESS, 0);
-    for (i = 0; i < VGPU_BARS; i++) {
-        uint8_t *bar = header + PCI_BASE_ADDRESS_0 + 4 * i;
-        uint32_t is = pci_get_long(bar);
-
-        /* The upper half of a 64 bit BAR has no flags, and no region. */
-        pci_set_long(bar, !layout->regions[i].size ? 0 :
-                     is & PCI_BASE_ADDRESS_SPACE_IO ? is & 3 : is & 0xf);
-    }
-}
-
-static bool vgpu_describe_config(VgpuStub *s, VgpuLayout *layout)
-{
-    uint64_t size = layout->regions[VFIO_PCI_CONFIG_REGION_INDEX].size;
-    uint8_t config[PCI_CONFIG_SPACE_SIZE] = { 0 };
-    int result;
-
-    if (size < PCI_CONFIG_HEADER_SIZE) {
-        vgpu_fail(s, "the server's config space has %" PRIu64 " bytes", size);
+    memset(to, 0, sizeof(*to));
+    if (!vgpu_agree(s) || vgpu_ask(s, VFIO_USER_DEVICE_GET_INFO, 0, &b,
+                                   VGPU_INFO, VGPU_INFO) < 0) {
         return false;
     }
-    result = vgpu_config_load(s, 0, config, MIN(size, sizeof(config)));
-    if (result < 0) {
-        vgpu_fail(s, "the server refused to read config space: %s",
-                  strerror(-result));
-        return false;
-    }
-    vgpu_take_header(config, layout);
-    if (config[PCI_HEADER_TYPE] & 0x7f || config[PCI_INTERRUPT_PIN] > 4) {
-        vgpu_fail(s, "the server's config space is not a device's");
-        return false;
-    }
-    if (!vgpu_walk(config, layout)) {
-        vgpu_fail(s, "the server's list of capabilities makes no sense");
-        return false;
-    }
-    return true;
-}
-
-/* Asks for all that the guest may see and leaves fds in region_fds. */
-static bool vgpu_describe(VgpuStub *s, VgpuLayout *layout)
-{
-    VgpuInfo query = { .argsz = sizeof(query) };
-    VgpuInfo info, irq;
-    VgpuCall call = {
-        .command = VFIO_USER_DEVICE_GET_INFO,
-        .body = &query,
-        .size = sizeof(query),
-        .reply = &info,
-        .least = sizeof(info),
-        .most = sizeof(info),
-    };
-    unsigned i;
-
-    memset(layout, 0, sizeof(*layout));
-    if (vgpu_must(s, "GET_INFO", &call) < 0) {
-        return false;
-    }
-    if (!(info.flags & VFIO_DEVICE_FLAGS_PCI) || info.index < VGPU_REGIONS) {
+    s->resettable = b.info.flags & VFIO_DEVICE_FLAGS_RESET;
+    n_irqs = MIN(b.info.count, ARRAY_SIZE(to->irqs));
+    if (!(b.info.flags & VFIO_DEVICE_FLAGS_PCI) ||
+        b.info.index <= VGPU_CONFIG) {
         vgpu_fail(s, "the server has no PCI device");
-        return false;
     }
-    s->resettable = info.flags & VFIO_DEVICE_FLAGS_RESET;
-    for (i = 0; i < VGPU_REGIONS; i++) {
-        if (!vgpu_describe_region(s, i, layout)) {
+    for (i = 0; i <= VGPU_CONFIG; i++) {
+        if (!vgpu_describe_region(s, i, to)) {
             return false;
         }
     }
-    call.command = VFIO_USER_DEVICE_GET_IRQ_INFO;
-    call.reply = &irq;
-    for (i = 0; i < MIN(info.count, ARRAY_SIZE(layout->irqs)); i++) {
-        query.index = i;
-        if (vgpu_must(s, "GET_IRQ_INFO", &call) < 0) {
+    for (i = 0; i < n_irqs; i++) {
+        if (vgpu_ask(s, VFIO_USER_DEVICE_GET_IRQ_INFO, i, &b, VGPU_INFO,
+                     VGPU_INFO) < 0) {
             return false;
         }
-        layout->irqs[i] = irq.flags & VFIO_IRQ_INFO_EVENTFD ? irq.count : 0;
+        to->irqs[i] = b.info.count;
     }
-    return vgpu_describe_config(s, layout);
+    size = MIN(to->sizes[VGPU_CONFIG], PCI_CONFIG_SPACE_SIZE);
+    memset(&b, 0, sizeof(b));
+    if (size < PCI_CONFIG_HEADER_SIZE ||
+        vgpu_read(s, VGPU_CONFIG, 0, size, &b) < 0 ||
+        !vgpu_take_config(to, b.access.data)) {
+        vgpu_fail(s, "the server's config space makes no sense");
+    }
+    return s->sock >= 0;
 }
 
-/* From a socket to a description, before the deadline. */
-static bool vgpu_handshake(VgpuStub *s, VgpuLayout *layout)
+/* Mapped BARs and doorbells */
+
+/* Maps what the server offers.  What cannot be mapped is trapped. */
+static void vgpu_map(VgpuStub *s)
 {
-    return vgpu_receive_version(s) && vgpu_describe(s, layout);
+    unsigned i;
+
+    for (i = 0; i < s->layout.n_areas; i++) {
+        VgpuBar *bar = &s->bars[s->layout.areas[i].bar];
+        uint64_t offset = s->layout.areas[i].offset;
+        uint64_t size = s->layout.areas[i].size;
+        uint64_t start = s->layout.areas[i].fd_offset;
+        uint64_t room = s->layout.sizes[s->layout.areas[i].bar];
+        void *old = s->areas[i].at, *at;
+        struct stat st;
+
+        if (!size || size > room || offset > room - size || bar->fd < 0 ||
+            !QEMU_IS_ALIGNED(offset | size | start, 4 * KiB)) {
+            continue;
+        }
+        /* A file that shrinks under a mapping would be a SIGBUS in QEMU */
+        fcntl(bar->fd, F_ADD_SEALS, F_SEAL_SHRINK);
+        if (!(MAX(fcntl(bar->fd, F_GET_SEALS), 0) & F_SEAL_SHRINK) ||
+            fstat(bar->fd, &st) || size > st.st_size ||
+            start > st.st_size - size) {
+            continue;
+        }
+        at = mmap(old, size, PROT_READ | PROT_WRITE,
+                  old ? MAP_SHARED | MAP_FIXED : MAP_SHARED, bar->fd, start);
+        if (at == MAP_FAILED) {
+            continue;
+        }
+        if (!old) {
+            s->areas[i].at = at;
+            memory_region_init_ram_device_ptr(&s->areas[i].mr, OBJECT(s),
+                                              "vgpu-stub-area", size, at);
+            /* Below the MSI-X table, should they overlap */
+            memory_region_add_subregion_overlap(&bar->mr, offset,
+                                                &s->areas[i].mr, -1);
+        }
+        memory_region_set_enabled(&s->areas[i].mr, true);
+        trace_vgpu_stub_mapped(s->name, s->layout.areas[i].bar, offset, size);
+    }
 }
 
-/* BARs */
+static void vgpu_show_areas(VgpuStub *s, bool visible)
+{
+    unsigned i;
 
-static void vgpu_set_irqs(VgpuStub *s, uint32_t index, uint32_t flags,
-                          uint32_t start, uint32_t count, const int *fds,
-                          unsigned n_fds, bool posted);
-static void vgpu_show_mappings(VgpuStub *s, bool visible);
+    for (i = 0; i < s->layout.n_areas; i++) {
+        if (s->areas[i].at) {
+            memory_region_set_enabled(&s->areas[i].mr, visible);
+        }
+    }
+}
 
 /*
- * The guest may have done with an INTx what it wanted.  If the device still
- * has a reason it will say so again: it was masked, and now is no more.
+ * A doorbell.  One that KVM, and so QEMU, would not survive (what is no
+ * eventfd, or is there already) is trapped; writing shows what an fd is.
+ */
+static void vgpu_add_bell(VgpuStub *s, unsigned bar, const VgpuIoFd *is)
+{
+    const uint64_t zero = 0, size = s->layout.sizes[bar];
+    int fd = is->fd_index < s->n_rx_fds ? s->rx_fds[is->fd_index] : -1;
+    unsigned i;
+
+    if (s->n_bells == ARRAY_SIZE(s->bells) || is->type || is->flags > 1 ||
+        !is_power_of_2(is->size) || is->size > MIN(size, 8) ||
+        is->offset > size - is->size ||
+        !g_unix_set_fd_nonblocking(fd, true, NULL) ||
+        write(fd, &zero, 4) >= 0 || errno != EINVAL ||
+        write(fd, &zero, 8) != 8) {
+        return;
+    }
+    for (i = 0; i < s->n_bells; i++) {
+        if (s->bells[i].mr == &s->bars[bar].mr &&
+            s->bells[i].is.offset == is->offset) {
+            return;
+        }
+    }
+    s->bells[i].mr = &s->bars[bar].mr;
+    s->bells[i].is = *is;
+    event_notifier_init_fd(&s->bells[i].event, qemu_dup(fd));
+    memory_region_add_eventfd(s->bells[i].mr, is->offset, is->size, is->flags,
+                              is->datamatch, &s->bells[i].event);
+    s->n_bells++;
+}
+
+/* "VFIO_USER_DEVICE_GET_REGION_IO_FDS" is optional: a refusal is no fault. */
+static void vgpu_add_bells(VgpuStub *s)
+{
+    unsigned bar, i;
+
+    for (bar = 0; bar < VGPU_BARS; bar++) {
+        VgpuBody b = { .info = { .argsz = sizeof(b.info), .index = bar } };
+        int size = -1;
+
+        if (s->layout.sizes[bar]) {
+            size = vgpu_call(s, VFIO_USER_DEVICE_GET_REGION_IO_FDS, &b,
+                             VGPU_INFO, VGPU_INFO, sizeof(b.info));
+        }
+        for (i = 0; size >= 0 && i < b.info.count &&
+             VGPU_INFO + (i + 1) * sizeof(VgpuIoFd) <= size; i++) {
+            vgpu_add_bell(s, bar, &b.info.io[i]);
+        }
+    }
+}
+
+static void vgpu_remove_bells(VgpuStub *s)
+{
+    while (s->n_bells) {
+        unsigned i = --s->n_bells;
+
+        memory_region_del_eventfd(s->bells[i].mr, s->bells[i].is.offset,
+                                  s->bells[i].is.size, s->bells[i].is.flags,
+                                  s->bells[i].is.datamatch,
+                                  &s->bells[i].event);
+        event_notifier_cleanup(&s->bells[i].event);
+    }
+}
+
+/* Interrupts */
+
+/* "VFIO_USER_DEVICE_SET_IRQS" */
+static void vgpu_set_irqs(VgpuStub *s, uint32_t index, uint32_t flags,
+                          uint32_t start, uint32_t count, size_t least)
+{
+    struct vfio_irq_set b = {
+        .argsz = sizeof(b), .flags = flags, .index = index,
+        .start = start, .count = count,
+    };
+    int result = vgpu_call(s, VFIO_USER_DEVICE_SET_IRQS, &b, sizeof(b), least,
+                           0);
+
+    trace_vgpu_stub_irqs(s->name, index, flags, start, count, result);
+}
+
+static void vgpu_interrupt(void *opaque)
+{
+    VgpuVector *vector = opaque;
+    VgpuStub *s = vector->s;
+
+    if (!event_notifier_test_and_clear(&vector->event) || !s->live) {
+        return;
+    }
+    if (s->irq_index == VFIO_PCI_MSIX_IRQ_INDEX) {
+        msix_notify(PCI_DEVICE(s), vector - s->vectors); /* or: pending */
+    } else {
+        s->intx_pending = true;
+        /* Its end is an access to a BAR, which therefore must be seen */
+        vgpu_show_areas(s, false);
+        pci_irq_assert(PCI_DEVICE(s));
+    }
+}
+
+/*
+ * The guest may have done what an INTx asked for.  It is automasked: if the
+ * device still has a reason, it says so again.
  */
 static void vgpu_end_intx(VgpuStub *s)
 {
     s->intx_pending = false;
     pci_irq_deassert(PCI_DEVICE(s));
-    trace_vgpu_stub_intx(s->name, 0);
+    vgpu_show_areas(s, s->live);
     vgpu_set_irqs(s, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_DATA_NONE |
-                  VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, NULL, 0, true);
-    vgpu_show_mappings(s, s->live);
+                  VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, VGPU_POSTED);
 }
+
+static void vgpu_stop_irqs(VgpuStub *s)
+{
+    if (s->intx_pending) {
+        vgpu_end_intx(s);
+    }
+    if (s->n_irqs && s->sock >= 0) {
+        vgpu_set_irqs(s, s->irq_index, VFIO_IRQ_SET_DATA_NONE |
+                      VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, 0);
+    }
+    while (s->n_irqs) {
+        EventNotifier *event = &s->vectors[--s->n_irqs].event;
+
+        qemu_set_fd_handler(event_notifier_get_fd(event), NULL, NULL, NULL);
+        event_notifier_test_and_clear(event);
+    }
+}
+
+/* Gives the server eventfds for the interrupts that the guest has enabled. */
+static void vgpu_start_irqs(VgpuStub *s)
+{
+    PCIDevice *pci = PCI_DEVICE(s);
+    bool msix = msix_enabled(pci);
+    unsigned count, n;
+
+    s->irq_index = msix ? VFIO_PCI_MSIX_IRQ_INDEX : VFIO_PCI_INTX_IRQ_INDEX;
+    count = MIN(msix ? s->n_vectors : 1, s->layout.irqs[s->irq_index]);
+    while (s->n_irqs < count && s->max_fds) {
+        for (n = 0; n < MIN(count - s->n_irqs, s->max_fds); n++) {
+            VgpuVector *vector = &s->vectors[s->n_irqs + n];
+
+            s->tx_fds[n] = event_notifier_get_fd(&vector->event);
+            qemu_set_fd_handler(s->tx_fds[n], vgpu_interrupt, NULL, vector);
+        }
+        s->n_tx_fds = n;
+        vgpu_set_irqs(s, s->irq_index, VFIO_IRQ_SET_DATA_EVENTFD |
+                      VFIO_IRQ_SET_ACTION_TRIGGER, s->n_irqs, n, 0);
+        s->n_irqs += n;
+    }
+}
+
+/* Trapped BARs and config space */
 
 static uint64_t vgpu_bar_read(void *opaque, hwaddr offset, unsigned size)
 {
     VgpuBar *bar = opaque;
     VgpuStub *s = bar->s;
-    VgpuAccess is = {
-        .offset = offset,
-        .region = bar - s->bars,
-        .count = size,
-    };
-    VgpuAccess reply;
-    VgpuCall call = {
-        .command = VFIO_USER_REGION_READ,
-        .body = &is,
-        .size = offsetof(VgpuAccess, data),
-        .reply = &reply,
-        .least = offsetof(VgpuAccess, data) + size,
-        .most = offsetof(VgpuAccess, data) + size,
-    };
     uint64_t value = UINT64_MAX;
+    VgpuBody b;
 
-    if (s->live && vgpu_call(s, &call) >= 0) {
-        if (memcmp(&is, &reply, offsetof(VgpuAccess, data))) {
-            vgpu_fail(s, "the server replied to another read");
-        } else {
-            value = ldn_le_p(reply.data, size);
-        }
-        if (s->intx_pending) {
-            vgpu_end_intx(s);
-        }
+    if (s->live && vgpu_read(s, bar - s->bars, offset, size, &b) >= 0) {
+        value = ldn_le_p(b.access.data, size);
     }
-    trace_vgpu_stub_read(s->name, is.region, offset, size, value);
+    trace_vgpu_stub_read(s->name, bar - s->bars, offset, size, value);
+    if (s->intx_pending) {
+        vgpu_end_intx(s);
+    }
     return value;
 }
 
@@ -1222,28 +997,13 @@ static void vgpu_bar_write(void *opaque, hwaddr offset, uint64_t value,
 {
     VgpuBar *bar = opaque;
     VgpuStub *s = bar->s;
-    VgpuAccess echo;
-    VgpuAccess is = {
-        .offset = offset,
-        .region = bar - s->bars,
-        .count = size,
-    };
-    VgpuCall call = {
-        .command = VFIO_USER_REGION_WRITE,
-        .posted = s->posted_writes,
-        .body = &is,
-        .size = offsetof(VgpuAccess, data) + size,
-        .reply = &echo,
-        .most = sizeof(echo),
-    };
 
-    trace_vgpu_stub_write(s->name, is.region, offset, size, value);
+    trace_vgpu_stub_write(s->name, bar - s->bars, offset, size, value);
     if (s->live) {
-        stn_le_p(is.data, size, value);
-        vgpu_call(s, &call);
-        if (s->intx_pending) {
-            vgpu_end_intx(s);
-        }
+        vgpu_write(s, bar - s->bars, offset, value, size, s->posted_writes);
+    }
+    if (s->intx_pending) {
+        vgpu_end_intx(s);
     }
 }
 
@@ -1251,463 +1011,11 @@ static const MemoryRegionOps vgpu_bar_ops = {
     .read = vgpu_bar_read,
     .write = vgpu_bar_write,
     .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = {
-        .min_access_size = 1,
-        .max_access_size = 8,
-    },
-    .impl = {
-        .min_access_size = 1,
-        .max_access_size = 8,
-    },
+    .valid = { .min_access_size = 1, .max_access_size = 8 },
+    .impl = { .min_access_size = 1, .max_access_size = 8 },
 };
 
-/* A file that shrinks under a mapping would be a SIGBUS in QEMU. */
-static bool vgpu_may_map(int fd, uint64_t end)
-{
-    struct stat st;
-    int seals;
-
-    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);      /* fails if it is sealed */
-    seals = fcntl(fd, F_GET_SEALS);
-    return seals >= 0 && seals & F_SEAL_SHRINK && !fstat(fd, &st) &&
-           end <= st.st_size;
-}
-
-/* Puts the server's memory, or ours for no fd, where the guest finds it. */
-static bool vgpu_map(VgpuMapping *mapping, int fd)
-{
-    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-    void *at;
-
-    if (fd >= 0 && !vgpu_may_map(fd, mapping->fd_offset + mapping->size)) {
-        return false;
-    }
-    if (mapping->at) {
-        flags |= MAP_FIXED;
-    }
-    at = mmap(mapping->at, mapping->size, PROT_READ | PROT_WRITE, flags, fd,
-              fd < 0 ? 0 : mapping->fd_offset);
-    if (at == MAP_FAILED) {
-        return false;
-    }
-    mapping->at = at;
-    return true;
-}
-
-static void vgpu_show_mappings(VgpuStub *s, bool visible)
-{
-    unsigned i;
-
-    for (i = 0; i < s->n_mappings; i++) {
-        memory_region_set_enabled(&s->mappings[i].mr, visible);
-    }
-}
-
-/* "Sparse Regions": an area that cannot be mapped is trapped. */
-static void vgpu_add_mapping(VgpuStub *s, unsigned bar,
-                             const struct vfio_region_sparse_mmap_area *area)
-{
-    uint64_t size = s->layout.regions[bar].size;
-    VgpuMapping *mapping = &s->mappings[s->n_mappings];
-    g_autofree char *name = NULL;
-
-    mapping->bar = bar;
-    mapping->offset = area->offset;
-    mapping->size = area->size;
-    mapping->fd_offset = s->layout.regions[bar].fd_offset + area->offset;
-    if (!area->size || area->size > size || area->offset > size - area->size ||
-        mapping->fd_offset + area->size > INT64_MAX ||
-        (area->offset | area->size | mapping->fd_offset) &
-        (getpagesize() - 1) || !vgpu_map(mapping, s->region_fds[bar])) {
-        return;
-    }
-    name = g_strdup_printf("vgpu-stub-bar%u-%u", bar, s->n_mappings);
-    memory_region_init_ram_device_ptr(&mapping->mr, OBJECT(s), name,
-                                      mapping->size, mapping->at);
-    /* Below the MSI-X table, if they overlap */
-    memory_region_add_subregion_overlap(&s->bars[bar].mr, mapping->offset,
-                                        &mapping->mr, -1);
-    s->n_mappings++;
-    trace_vgpu_stub_mapped(s->name, bar, mapping->offset, mapping->size);
-}
-
-static void vgpu_add_mappings(VgpuStub *s)
-{
-    const uint32_t both = VFIO_REGION_INFO_FLAG_READ |
-                          VFIO_REGION_INFO_FLAG_WRITE;
-    unsigned i, j;
-
-    s->mappings = g_new0(VgpuMapping, VGPU_BARS * VGPU_MAX_AREAS);
-    for (i = 0; i < VGPU_BARS; i++) {
-        if (s->region_fds[i] < 0 ||
-            (s->layout.regions[i].flags & both) != both) {
-            continue;
-        }
-        for (j = 0; j < s->layout.regions[i].n_areas; j++) {
-            vgpu_add_mapping(s, i, &s->layout.regions[i].areas[j]);
-        }
-    }
-}
-
-/* A server that came back has new memory, or none: then accesses trap. */
-static void vgpu_renew_mappings(VgpuStub *s, bool live)
-{
-    unsigned i;
-
-    vgpu_show_mappings(s, false);
-    for (i = 0; i < s->n_mappings; i++) {
-        VgpuMapping *mapping = &s->mappings[i];
-        int fd = live ? s->region_fds[mapping->bar] : -1;
-
-        if (vgpu_map(mapping, fd) && live && fd >= 0) {
-            memory_region_set_enabled(&mapping->mr, true);
-        }
-    }
-}
-
-/* Doorbells */
-
-/* KVM, and so QEMU, takes nothing else: writing shows what it is. */
-static bool vgpu_is_eventfd(int fd)
-{
-    const uint64_t zero = 0;
-
-    return g_unix_set_fd_nonblocking(fd, true, NULL) &&
-           write(fd, &zero, 4) < 0 && errno == EINVAL &&
-           write(fd, &zero, 8) == 8;
-}
-
-static void vgpu_ring(VgpuStub *s, VgpuDoorbell *bell, bool add)
-{
-    (add ? memory_region_add_eventfd : memory_region_del_eventfd)
-        (&s->bars[bell->bar].mr, bell->is.offset, bell->is.size,
-         bell->is.flags & VFIO_USER_IOEVENTFD_DATAMATCH, bell->is.datamatch,
-         &bell->event);
-}
-
-static void vgpu_remove_doorbells(VgpuStub *s)
-{
-    unsigned i;
-
-    memory_region_transaction_begin();
-    for (i = 0; i < s->n_doorbells; i++) {
-        vgpu_ring(s, &s->doorbells[i], false);
-    }
-    memory_region_transaction_commit();
-    for (i = 0; i < s->n_doorbells; i++) {
-        event_notifier_cleanup(&s->doorbells[i].event);
-    }
-    s->n_doorbells = 0;
-}
-
-/* One that KVM would refuse, or that is there already, is trapped instead. */
-static void vgpu_add_doorbell(VgpuStub *s, unsigned bar, const VgpuIoFd *is,
-                              int fd)
-{
-    uint64_t size = s->layout.regions[bar].size;
-    VgpuDoorbell *bell = &s->doorbells[s->n_doorbells];
-    unsigned i;
-
-    if (is->type != VFIO_USER_IO_FD_IOEVENTFD ||
-        is->flags & ~VFIO_USER_IOEVENTFD_DATAMATCH ||
-        !is_power_of_2(is->size) || is->size > 8 || is->size > size ||
-        is->offset > size - is->size || !vgpu_is_eventfd(fd)) {
-        return;
-    }
-    for (i = 0; i < s->n_doorbells; i++) {
-        if (s->doorbells[i].bar == bar &&
-            s->doorbells[i].is.offset == is->offset) {
-            return;
-        }
-    }
-    fd = qemu_dup(fd);
-    if (fd < 0) {
-        return;
-    }
-    bell->bar = bar;
-    bell->is = *is;
-    event_notifier_init_fd(&bell->event, fd);
-    vgpu_ring(s, bell, true);
-    s->n_doorbells++;
-    trace_vgpu_stub_doorbell(s->name, bar, is->offset, is->size);
-}
-
-/* "VFIO_USER_DEVICE_GET_REGION_IO_FDS"; optional, so a refusal is no fault. */
-static void vgpu_add_doorbells(VgpuStub *s, unsigned bar)
-{
-    struct {
-        VgpuInfo is;
-        VgpuIoFd fds[VGPU_MAX_FDS];
-    } reply;
-    VgpuInfo query = { .argsz = sizeof(reply), .index = bar };
-    int fds[VGPU_MAX_FDS];
-    int n_fds = 0, size;
-    VgpuCall call = {
-        .command = VFIO_USER_DEVICE_GET_REGION_IO_FDS,
-        .body = &query,
-        .size = sizeof(query),
-        .reply = &reply,
-        .least = sizeof(reply.is),
-        .most = sizeof(reply),
-        .reply_fds = fds,
-        .n_reply_fds = &n_fds,
-    };
-    unsigned i, n;
-
-    size = vgpu_call(s, &call);
-    if (size >= 0) {
-        n = MIN(reply.is.count, (size - sizeof(reply.is)) / sizeof(VgpuIoFd));
-        for (i = 0; i < n; i++) {
-            if (reply.fds[i].fd_index < n_fds) {
-                vgpu_add_doorbell(s, bar, &reply.fds[i],
-                                  fds[reply.fds[i].fd_index]);
-            }
-        }
-    }
-    vgpu_close_fds(fds, &n_fds);
-}
-
-/* Interrupts */
-
-/* "VFIO_USER_DEVICE_SET_IRQS" */
-static void vgpu_set_irqs(VgpuStub *s, uint32_t index, uint32_t flags,
-                          uint32_t start, uint32_t count, const int *fds,
-                          unsigned n_fds, bool posted)
-{
-    struct vfio_irq_set set = {
-        .argsz = sizeof(set),
-        .flags = flags,
-        .index = index,
-        .start = start,
-        .count = count,
-    };
-    VgpuCall call = {
-        .command = VFIO_USER_DEVICE_SET_IRQS,
-        .posted = posted,
-        .body = &set,
-        .size = sizeof(set),
-        .fds = fds,
-        .n_fds = n_fds,
-    };
-    int result = vgpu_call(s, &call);
-
-    if (result < 0 && s->sock >= 0) {
-        warn_report("vgpu-stub: the server at %s refuses interrupts: %s",
-                    s->name, strerror(-result));
-    }
-}
-
-static void vgpu_interrupt(void *opaque)
-{
-    VgpuVector *vector = opaque;
-    VgpuStub *s = vector->s;
-    PCIDevice *pci = PCI_DEVICE(s);
-    unsigned number = vector - s->vectors;
-
-    if (!event_notifier_test_and_clear(&vector->event) || !s->live) {
-        return;
-    }
-    trace_vgpu_stub_vector(s->name, number);
-    if (s->irq_index == VFIO_PCI_MSIX_IRQ_INDEX) {
-        msix_notify(pci, number);       /* or sets its pending bit */
-    } else if (s->irq_index == VFIO_PCI_MSI_IRQ_INDEX) {
-        /* The guest may have allowed fewer since */
-        if (number < msi_nr_vectors_allocated(pci)) {
-            msi_notify(pci, number);
-        }
-    } else {
-        s->intx_pending = true;
-        trace_vgpu_stub_intx(s->name, 1);
-        /* Its end is an access to a BAR, which therefore must be seen */
-        vgpu_show_mappings(s, false);
-        pci_irq_assert(pci);
-    }
-}
-
-/* Stops the interrupts of the type in use; the server may have gone. */
-static void vgpu_stop_irqs(VgpuStub *s)
-{
-    unsigned i;
-
-    for (i = 0; i < s->irq_count; i++) {
-        EventNotifier *event = &s->vectors[i].event;
-
-        qemu_set_fd_handler(event_notifier_get_fd(event), NULL, NULL, NULL);
-    }
-    if (s->irq_count && s->sock >= 0) {
-        vgpu_set_irqs(s, s->irq_index, VFIO_IRQ_SET_DATA_NONE |
-                      VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, NULL, 0, false);
-    }
-    if (s->intx_pending) {
-        s->intx_pending = false;
-        pci_irq_deassert(PCI_DEVICE(s));
-        vgpu_show_mappings(s, s->live);
-    }
-    s->irq_count = 0;
-    s->irq_index = -1;
-}
-
-/* Gives the server eventfds for the interrupts that the guest has enabled. */
-static void vgpu_start_irqs(VgpuStub *s)
-{
-    PCIDevice *pci = PCI_DEVICE(s);
-    unsigned start, count = 1, i;
-    int fds[VGPU_MAX_FDS];
-
-    s->irq_index = VFIO_PCI_INTX_IRQ_INDEX;
-    if (msix_enabled(pci)) {
-        s->irq_index = VFIO_PCI_MSIX_IRQ_INDEX;
-        count = pci->msix_entries_nr;
-    } else if (msi_enabled(pci)) {
-        s->irq_index = VFIO_PCI_MSI_IRQ_INDEX;
-        count = msi_nr_vectors_allocated(pci);
-    }
-    count = MIN(count, MIN(s->n_vectors, s->layout.irqs[s->irq_index]));
-    s->irq_count = s->max_fds ? count : 0;
-    trace_vgpu_stub_irqs(s->name, s->irq_index, s->irq_count);
-    for (start = 0; start < s->irq_count; start += count) {
-        count = MIN(s->irq_count - start, s->max_fds);
-        for (i = 0; i < count; i++) {
-            VgpuVector *vector = &s->vectors[start + i];
-
-            fds[i] = event_notifier_get_fd(&vector->event);
-            event_notifier_test_and_clear(&vector->event);
-            qemu_set_fd_handler(fds[i], vgpu_interrupt, NULL, vector);
-        }
-        vgpu_set_irqs(s, s->irq_index, VFIO_IRQ_SET_DATA_EVENTFD |
-                      VFIO_IRQ_SET_ACTION_TRIGGER, start, count, fds, count,
-                      false);
-    }
-}
-
-/* Guest memory */
-
-static bool vgpu_section_is_ram(const MemoryRegionSection *section)
-{
-    return memory_region_is_ram(section->mr) &&
-           !memory_region_is_ram_device(section->mr);
-}
-
-/*
- * "VFIO_USER_DMA_MAP".  With an fd if the memory is a file's and everybody's
- * (not with share=off, nor under Xen), and not what the guest cannot write.
- */
-static void vgpu_region_add(MemoryListener *listener,
-                            MemoryRegionSection *section)
-{
-    VgpuStub *s = container_of(listener, VgpuStub, listener);
-    RAMBlock *block = section->mr->ram_block;
-    int fd = -1, result;
-    VgpuDmaRange *range;
-    VgpuDmaMap map = {
-        .argsz = sizeof(map),
-        .flags = VFIO_USER_DMA_READABLE,
-        .address = section->offset_within_address_space,
-        .size = int128_get64(section->size),
-    };
-    VgpuCall call = {
-        .command = VFIO_USER_DMA_MAP,
-        .body = &map,
-        .size = sizeof(map),
-        .fds = &fd,
-    };
-
-    if (s->sock < 0 || !vgpu_section_is_ram(section) ||
-        (map.address | map.size) & (s->page_size - 1)) {
-        return;
-    }
-    if (s->n_ranges >= s->max_dma_maps) {
-        warn_report("vgpu-stub: the server at %s takes no more than %u maps",
-                    s->name, s->max_dma_maps);
-        return;
-    }
-    if (!section->readonly) {
-        map.flags |= VFIO_USER_DMA_WRITEABLE;
-        if (s->max_fds && qemu_ram_is_shared(block)) {
-            fd = memory_region_get_fd(section->mr);
-        }
-    }
-    if (fd >= 0) {
-        map.offset = section->offset_within_region + vgpu_fd_offset(block);
-        call.n_fds = 1;
-    }
-    trace_vgpu_stub_dma_map(s->name, map.address, map.size, fd);
-    result = vgpu_call(s, &call);
-    if (result < 0) {
-        if (s->sock >= 0) {
-            warn_report("vgpu-stub: the server at %s refuses memory at 0x%"
-                        PRIx64 ": %s", s->name, map.address, strerror(-result));
-        }
-        return;
-    }
-    range = g_new(VgpuDmaRange, 1);
-    range->address = map.address;
-    range->size = map.size;
-    QLIST_INSERT_HEAD(&s->ranges, range, next);
-    s->n_ranges++;
-}
-
-/* "VFIO_USER_DMA_UNMAP": exactly what was mapped. */
-static void vgpu_region_del(MemoryListener *listener,
-                            MemoryRegionSection *section)
-{
-    VgpuStub *s = container_of(listener, VgpuStub, listener);
-    VgpuDmaUnmap echo;
-    VgpuDmaUnmap unmap = {
-        .argsz = sizeof(unmap),
-        .address = section->offset_within_address_space,
-        .size = int128_get64(section->size),
-    };
-    VgpuCall call = {
-        .command = VFIO_USER_DMA_UNMAP,
-        .body = &unmap,
-        .size = sizeof(unmap),
-        .reply = &echo,
-        .most = sizeof(echo),
-    };
-    VgpuDmaRange *range;
-
-    QLIST_FOREACH(range, &s->ranges, next) {
-        if (range->address == unmap.address && range->size == unmap.size) {
-            break;
-        }
-    }
-    if (range) {
-        QLIST_REMOVE(range, next);
-        g_free(range);
-        s->n_ranges--;
-        trace_vgpu_stub_dma_unmap(s->name, unmap.address, unmap.size);
-        vgpu_call(s, &call);
-    }
-}
-
-static void vgpu_unlisten(VgpuStub *s)
-{
-    VgpuDmaRange *range, *next;
-
-    if (s->listening) {
-        memory_listener_unregister(&s->listener);
-        s->listening = false;
-    }
-    /* Older QEMU does not call region_del for what is left */
-    QLIST_FOREACH_SAFE(range, &s->ranges, next, next) {
-        QLIST_REMOVE(range, next);
-        g_free(range);
-    }
-    s->n_ranges = 0;
-}
-
-static void vgpu_listen(VgpuStub *s)
-{
-    s->listener.region_add = vgpu_region_add;
-    s->listener.region_del = vgpu_region_del;
-    memory_listener_register(&s->listener,
-                             pci_device_iommu_address_space(PCI_DEVICE(s)));
-    s->listening = true;
-}
-
-/* Config space: the header, MSI and MSI-X are QEMU's, the rest the server's */
-
+/* The header and MSI-X are QEMU's, the rest is the server's. */
 static bool vgpu_is_ours(PCIDevice *pci, uint32_t address)
 {
     return address < PCI_CONFIG_HEADER_SIZE || pci->used[address];
@@ -1716,120 +1024,205 @@ static bool vgpu_is_ours(PCIDevice *pci, uint32_t address)
 static uint32_t vgpu_config_read(PCIDevice *pci, uint32_t address, int size)
 {
     VgpuStub *s = VGPU_STUB(pci);
-    uint8_t data[4];
+    VgpuBody b;
 
     if (vgpu_is_ours(pci, address)) {
-        return pci_default_read_config(pci, address, size);
+        uint32_t value = pci_default_read_config(pci, address, size);
+
+        /* An INTx that the command register holds back is the server's news */
+        if (ranges_overlap(address, size, PCI_STATUS, 1) && s->live &&
+            vgpu_read(s, VGPU_CONFIG, PCI_STATUS, 1, &b) >= 0) {
+            value |= (b.access.data[0] & PCI_STATUS_INTERRUPT) <<
+                     8 * (PCI_STATUS - address);
+        }
+        return value;
     }
-    memset(data, 0xff, sizeof(data));
-    if (s->live) {
-        vgpu_config_load(s, address, data, size);
+    if (!s->live || vgpu_read(s, VGPU_CONFIG, address, size, &b) < 0) {
+        return UINT32_MAX;
     }
-    return ldl_le_p(data);
+    if (address == s->layout.msi_at) {
+        b.access.data[0] = 0;   /* MSI is not for us: a null capability */
+    }
+    return ldn_le_p(b.access.data, size);
 }
 
-/*
- * The server hears of all writes: of the command register too, which says
- * whether it may access memory.
- */
+/* The server hears of the command register: whether it may access memory. */
 static void vgpu_config_write(PCIDevice *pci, uint32_t address, uint32_t value,
                               int size)
 {
     VgpuStub *s = VGPU_STUB(pci);
-    bool msix = msix_enabled(pci), msi = msi_enabled(pci);
+    bool msix = msix_enabled(pci);
+    uint64_t wide = (uint64_t)value << (address % 4 * 8);
 
-    pci_default_write_config(pci, address, value, size);
-    if (!s->live) {
+    if (vgpu_is_ours(pci, address)) {
+        pci_default_write_config(pci, address, value, size);
+    }
+    if (s->live) {
+        vgpu_write(s, VGPU_CONFIG, address, value, size, false);
+        if (msix != msix_enabled(pci)) {
+            vgpu_stop_irqs(s);
+            vgpu_start_irqs(s);
+        }
+    }
+    /* What is ours of the device must go along with a function level reset */
+    if (s->layout.exp_at && wide & PCI_EXP_DEVCTL_BCR_FLR &&
+        (address & ~3) == s->layout.exp_at + PCI_EXP_DEVCTL) {
+        pci_device_reset(pci);
+    }
+}
+
+/* Guest memory */
+
+static bool vgpu_is_guest_memory(const MemoryRegionSection *section)
+{
+    return memory_region_is_ram(section->mr) &&
+           !memory_region_is_ram_device(section->mr) &&
+           !((section->offset_within_address_space |
+              int128_get64(section->size)) & (4 * KiB - 1));
+}
+
+/*
+ * "VFIO_USER_DMA_MAP": with an fd if the memory is a file's and shared, which
+ * it is not under Xen, and if the guest may write to it.
+ */
+static void vgpu_region_add(MemoryListener *listener,
+                            MemoryRegionSection *section)
+{
+    VgpuStub *s = container_of(listener, VgpuStub, listener);
+    RAMBlock *block = section->mr->ram_block;
+    struct vfio_iommu_type1_dma_map b = {
+        .argsz = sizeof(b),
+        .flags = VFIO_DMA_MAP_FLAG_READ,
+        .iova = section->offset_within_address_space,
+        .size = int128_get64(section->size),
+    };
+    int result = -ENOSPC;
+
+    if (s->sock < 0 || !vgpu_is_guest_memory(section)) {
         return;
     }
-    vgpu_config_store(s, address, value, size);
-    if (msix != msix_enabled(pci) || msi != msi_enabled(pci)) {
-        vgpu_stop_irqs(s);
-        vgpu_start_irqs(s);
+    if (!section->readonly) {
+        b.flags |= VFIO_DMA_MAP_FLAG_WRITE;
+        s->tx_fds[0] = memory_region_get_fd(section->mr);
+        if (s->max_fds && s->tx_fds[0] >= 0 && qemu_ram_is_shared(block)) {
+            /* What vaddr is to the kernel is the file's offset here */
+            b.vaddr = section->offset_within_region + vgpu_fd_offset(block);
+            s->n_tx_fds = 1;
+        }
+    }
+    trace_vgpu_stub_dma_map(s->name, b.iova, b.size, s->n_tx_fds);
+    if (s->n_maps < s->max_dma_maps) {
+        result = vgpu_call(s, VFIO_USER_DMA_MAP, &b, sizeof(b), 0, 0);
+    }
+    s->n_tx_fds = 0;
+    if (result >= 0) {
+        s->n_maps++;
+    } else if (s->sock >= 0) {
+        warn_report("vgpu-stub: the server at %s does not take memory: %s",
+                    s->name, strerror(-result));
     }
 }
 
-/* The device as a whole */
-
-/* "VFIO_USER_DEVICE_RESET" */
-static void vgpu_reset_server(VgpuStub *s)
+/* "VFIO_USER_DMA_UNMAP": what was never mapped is refused, without harm. */
+static void vgpu_region_del(MemoryListener *listener,
+                            MemoryRegionSection *section)
 {
-    VgpuCall call = { .command = VFIO_USER_DEVICE_RESET };
+    VgpuStub *s = container_of(listener, VgpuStub, listener);
+    struct vfio_iommu_type1_dma_unmap b = {
+        .argsz = sizeof(b),
+        .iova = section->offset_within_address_space,
+        .size = int128_get64(section->size),
+    };
 
-    trace_vgpu_stub_reset(s->name);
-    if (s->resettable && vgpu_call(s, &call) < 0 && s->sock >= 0) {
-        warn_report("vgpu-stub: the server at %s refuses to reset", s->name);
+    if (s->sock >= 0 && vgpu_is_guest_memory(section) &&
+        vgpu_call(s, VFIO_USER_DMA_UNMAP, &b, sizeof(b), 0, sizeof(b)) >= 0) {
+        s->n_maps--;
     }
 }
 
-/* Before the bus clears the command register, the BARs, MSI and MSI-X */
+/* A connection's beginning, end and renewal */
+
+/* "VFIO_USER_DEVICE_RESET", before the bus resets its part of the device. */
 static void vgpu_reset(DeviceState *dev)
 {
     VgpuStub *s = VGPU_STUB(dev);
 
     if (s->live) {
         vgpu_stop_irqs(s);
-        vgpu_reset_server(s);
-        msi_reset(PCI_DEVICE(s));
+        if (s->resettable) {
+            vgpu_call(s, VFIO_USER_DEVICE_RESET, NULL, 0, 0, 0);
+        }
         msix_reset(PCI_DEVICE(s));
         vgpu_start_irqs(s);
     }
 }
 
-/* A server with the right description: all is as the guest left it. */
+/* Makes the server's device what the guest left, which is nothing at first. */
 static void vgpu_resume(VgpuStub *s)
 {
     PCIDevice *pci = PCI_DEVICE(s);
-    unsigned i;
+    unsigned at;
 
-    if (s->realized && !s->state_survived) {
-        vgpu_reset_server(s);
+    vgpu_map(s);
+    vgpu_add_bells(s);
+    if (s->resettable && !s->state_survived) {
+        vgpu_call(s, VFIO_USER_DEVICE_RESET, NULL, 0, 0, 0);
     }
-    for (i = 0; i < VGPU_BARS && s->realized; i++) {
-        uint32_t at = PCI_BASE_ADDRESS_0 + 4 * i;
-
-        vgpu_config_store(s, at, pci_get_long(pci->config + at), 4);
+    for (at = PCI_BASE_ADDRESS_0; at <= PCI_BASE_ADDRESS_5; at += 4) {
+        vgpu_write(s, VGPU_CONFIG, at, pci_get_long(pci->config + at), 4,
+                   false);
     }
-    vgpu_config_store(s, PCI_COMMAND, pci_get_word(pci->config + PCI_COMMAND),
-                      2);
-    for (i = 0; i < VGPU_BARS; i++) {
-        if (s->layout.regions[i].size) {
-            vgpu_add_doorbells(s, i);
-        }
+    vgpu_write(s, VGPU_CONFIG, PCI_COMMAND,
+               pci_get_word(pci->config + PCI_COMMAND), 2, false);
+    if (s->layout.msix_at) {
+        at = s->layout.msix_at + PCI_MSIX_FLAGS;
+        vgpu_write(s, VGPU_CONFIG, at, pci_get_word(pci->config + at), 2,
+                   false);
     }
-    vgpu_listen(s);
+    s->n_maps = 0;
+    s->listener.region_add = vgpu_region_add;
+    s->listener.region_del = vgpu_region_del;
+    memory_listener_register(&s->listener, pci_device_iommu_address_space(pci));
     vgpu_start_irqs(s);
-    vgpu_close_region_fds(s);
+    s->clean = false;
     s->live = s->sock >= 0;
     if (s->live) {
         qemu_set_fd_handler(s->sock, vgpu_readable, NULL, s);
     }
 }
 
-/* Reconnecting */
+/* Clears away what a connection that is gone has left. */
+static void vgpu_clean_up(VgpuStub *s)
+{
+    if (s->listener.region_add) {
+        memory_listener_unregister(&s->listener);
+        s->listener.region_add = NULL;
+    }
+    vgpu_stop_irqs(s);
+    vgpu_remove_bells(s);
+    vgpu_show_areas(s, false);
+    s->clean = true;
+}
 
-/* The server that came back has answered, or is gone again. */
-static void vgpu_greeted(void *opaque)
+/* The server that came back answers. */
+static void vgpu_welcome(void *opaque)
 {
     VgpuStub *s = opaque;
     g_autofree VgpuLayout *layout = g_new(VgpuLayout, 1);
 
     qemu_set_fd_handler(s->sock, NULL, NULL, NULL);
     timer_del(s->timer);
-    s->deadline = vgpu_now() + s->connect_timeout;
-    if (vgpu_handshake(s, layout)) {
+    s->deadline = s->until;
+    if (vgpu_describe(s, layout)) {
         if (memcmp(layout, &s->layout, sizeof(*layout))) {
             vgpu_fail(s, "another device has taken its place");
         } else {
-            vgpu_renew_mappings(s, true);
             vgpu_resume(s);
         }
     }
     s->deadline = 0;
     if (s->live) {
         info_report("vgpu-stub: the device at %s is back", s->name);
-        g_free(s->why);
-        s->why = NULL;
     }
 }
 
@@ -1838,27 +1231,18 @@ static void vgpu_tick(void *opaque)
 {
     VgpuStub *s = opaque;
 
-    if (s->live) {
-        return;
-    }
-    if (s->sock >= 0) {
+    if (s->sock >= 0 && !s->live) {
         vgpu_fail(s, "the server did not answer in time");
-        return;
-    }
-    if (!s->clean) {
-        vgpu_stop_irqs(s);
-        vgpu_unlisten(s);
-        vgpu_remove_doorbells(s);
-        vgpu_renew_mappings(s, false);
-        s->clean = true;
+    } else if (!s->clean) {
+        vgpu_clean_up(s);
         if (s->reconnect) {
             timer_mod(s->timer, vgpu_now() + s->reconnect);
         }
-        return;
-    }
-    timer_mod(s->timer, vgpu_now() + s->connect_timeout);
-    if (vgpu_connect(s, false) && vgpu_send_version(s)) {
-        qemu_set_fd_handler(s->sock, vgpu_greeted, NULL, s);
+    } else {
+        timer_mod(s->timer, vgpu_now() + s->connect_timeout);
+        if (vgpu_connect(s) && vgpu_greet(s)) {
+            qemu_set_fd_handler(s->sock, vgpu_welcome, NULL, s);
+        }
     }
 }
 
@@ -1866,199 +1250,125 @@ static void vgpu_tick(void *opaque)
 
 static bool vgpu_add_bar(VgpuStub *s, unsigned i, Error **errp)
 {
-    uint64_t size = s->layout.regions[i].size;
-    uint8_t flags = s->layout.header[PCI_BASE_ADDRESS_0 + 4 * i];
-    bool io = flags & PCI_BASE_ADDRESS_SPACE_IO;
-    bool wide = !io && flags & PCI_BASE_ADDRESS_MEM_TYPE_64;
-    uint64_t least = io ? 4 : 16;
-    uint64_t most = io ? 64 * KiB : wide ? 64 * TiB : 2 * GiB;
-    g_autofree char *name = g_strdup_printf("vgpu-stub-bar%u", i);
+    uint64_t size = s->layout.sizes[i];
+    uint8_t type = s->layout.header[PCI_BASE_ADDRESS_0 + 4 * i];
+    bool wide = type & PCI_BASE_ADDRESS_MEM_TYPE_64;
+    uint64_t most = type == PCI_BASE_ADDRESS_SPACE_IO ? 64 * KiB :
+                    wide ? 64 * TiB : 2 * GiB;
 
-    if (!is_power_of_2(size) || size < least || size > most ||
-        (wide && (i == VGPU_BARS - 1 || s->layout.regions[i + 1].size))) {
-        error_setg(errp, "vgpu-stub: the server at %s describes a BAR %u that "
-                   "cannot be (0x%" PRIx64 " bytes, flags 0x%x)", s->name, i,
-                   size, flags);
+    if (!is_power_of_2(size) || size < 16 || size > most ||
+        (wide && (i == VGPU_BARS - 1 || s->layout.sizes[i + 1]))) {
+        error_setg(errp, "vgpu-stub: the device at %s has a BAR %u that cannot "
+                   "be (0x%" PRIx64 " bytes, type %u)", s->name, i, size, type);
         return false;
     }
     s->bars[i].s = s;
     memory_region_init_io(&s->bars[i].mr, OBJECT(s), &vgpu_bar_ops, &s->bars[i],
-                          name, size);
-    pci_register_bar(PCI_DEVICE(s), i, io ? PCI_BASE_ADDRESS_SPACE_IO :
-                     flags & (PCI_BASE_ADDRESS_MEM_TYPE_64 |
-                              PCI_BASE_ADDRESS_MEM_PREFETCH), &s->bars[i].mr);
+                          "vgpu-stub-bar", size);
+    pci_register_bar(PCI_DEVICE(s), i, type, &s->bars[i].mr);
     return true;
 }
 
-/* The BAR that a part of MSI-X is in, or NULL. */
-static MemoryRegion *vgpu_msix_bar(VgpuStub *s, uint32_t place)
+/* Where a part of MSI-X is. */
+static VgpuBar *vgpu_msix_bar(VgpuStub *s, unsigned field, uint32_t *offset)
 {
-    unsigned bar = place & PCI_MSIX_FLAGS_BIRMASK;
+    uint32_t at = pci_get_long(s->layout.msix + field);
+    unsigned bar = at & PCI_MSIX_FLAGS_BIRMASK;
 
-    if (bar >= VGPU_BARS ||
-        s->layout.header[PCI_BASE_ADDRESS_0 + 4 * bar] & 1 ||
-        (place & ~PCI_MSIX_FLAGS_BIRMASK) >= s->layout.regions[bar].size) {
-        return NULL;
-    }
-    return &s->bars[bar].mr;
+    *offset = at & ~PCI_MSIX_FLAGS_BIRMASK;
+    return bar < VGPU_BARS && *offset < s->layout.sizes[bar] ? &s->bars[bar] :
+           NULL;
 }
 
-/* QEMU emulates MSI and MSI-X, where the server has them. */
-static bool vgpu_add_messages(VgpuStub *s, Error **errp)
-{
-    PCIDevice *pci = PCI_DEVICE(s);
-    const VgpuLayout *is = &s->layout;
-
-    if (is->msi) {
-        unsigned log = (is->msi_flags & PCI_MSI_FLAGS_QMASK) >> 1;
-
-        if (msi_init(pci, is->msi, 1 << MIN(log, 5),
-                     is->msi_flags & PCI_MSI_FLAGS_64BIT,
-                     is->msi_flags & PCI_MSI_FLAGS_MASKBIT, errp)) {
-            return false;
-        }
-        s->n_vectors = 1 << MIN(log, 5);
-    }
-    if (is->msix) {
-        unsigned vectors = is->msix_flags + 1;
-        MemoryRegion *table = vgpu_msix_bar(s, is->msix_table);
-        MemoryRegion *pba = vgpu_msix_bar(s, is->msix_pba);
-
-        if (!table || !pba) {
-            error_setg(errp, "vgpu-stub: the server at %s has MSI-X outside "
-                       "its BARs", s->name);
-            return false;
-        }
-        if (msix_init(pci, vectors,
-                      table, is->msix_table & PCI_MSIX_FLAGS_BIRMASK,
-                      is->msix_table & ~PCI_MSIX_FLAGS_BIRMASK,
-                      pba, is->msix_pba & PCI_MSIX_FLAGS_BIRMASK,
-                      is->msix_pba & ~PCI_MSIX_FLAGS_BIRMASK, is->msix, errp)) {
-            return false;
-        }
-        for (s->n_vectors = MAX(s->n_vectors, vectors); vectors--; ) {
-            msix_vector_use(pci, vectors);
-        }
-    }
-    return true;
-}
-
-static bool vgpu_add_vectors(VgpuStub *s, Error **errp)
-{
-    unsigned count = MAX(s->n_vectors, 1);
-
-    s->vectors = g_new0(VgpuVector, count);
-    for (s->n_vectors = 0; s->n_vectors < count; s->n_vectors++) {
-        VgpuVector *vector = &s->vectors[s->n_vectors];
-        int error = event_notifier_init(&vector->event, 0);
-
-        if (error) {
-            error_setg_errno(errp, -error, "vgpu-stub: no eventfd for interrupt"
-                             " %u of the device at %s", s->n_vectors, s->name);
-            return false;
-        }
-        vector->s = s;
-    }
-    return true;
-}
-
-/* Makes a PCI device of the description. */
+/* Makes a PCI device of the description.  QEMU emulates its MSI-X. */
 static bool vgpu_build(VgpuStub *s, Error **errp)
 {
     PCIDevice *pci = PCI_DEVICE(s);
-    const VgpuLayout *is = &s->layout;
-    unsigned i;
+    VgpuLayout *is = &s->layout;
+    unsigned i, vectors = pci_get_word(is->msix + PCI_MSIX_FLAGS) + 1;
+    uint32_t table_at, pba_at;
+    VgpuBar *table = vgpu_msix_bar(s, PCI_MSIX_TABLE, &table_at);
+    VgpuBar *pba = vgpu_msix_bar(s, PCI_MSIX_PBA, &pba_at);
 
-    memcpy(pci->config, is->header, PCI_BASE_ADDRESS_0);
-    memcpy(pci->config + PCI_CARDBUS_CIS, is->header + PCI_CARDBUS_CIS,
-           PCI_ROM_ADDRESS - PCI_CARDBUS_CIS);
-    pci->config[PCI_INTERRUPT_PIN] = is->header[PCI_INTERRUPT_PIN];
-    memcpy(pci->config + PCI_CONFIG_HEADER_SIZE,
-           is->chain + PCI_CONFIG_HEADER_SIZE,
-           PCI_CONFIG_SPACE_SIZE - PCI_CONFIG_HEADER_SIZE);
-    /* QEMU follows this chain: the guest must not change it */
-    memset(pci->wmask + PCI_CONFIG_HEADER_SIZE, 0,
-           PCI_CONFIG_SPACE_SIZE - PCI_CONFIG_HEADER_SIZE);
+    memcpy(pci->config, is->header, PCI_CONFIG_HEADER_SIZE);
     for (i = 0; i < VGPU_BARS; i++) {
-        if (is->regions[i].size && !vgpu_add_bar(s, i, errp)) {
+        if (is->sizes[i] && !vgpu_add_bar(s, i, errp)) {
             return false;
         }
     }
-    if (!vgpu_add_messages(s, errp) || !vgpu_add_vectors(s, errp)) {
+    if (is->msix_at && (!table || !pba)) {
+        error_setg(errp, "vgpu-stub: the device at %s has MSI-X outside its "
+                   "BARs", s->name);
         return false;
     }
-    /* QEMU linked its capabilities to the front of the list */
+    if (is->msix_at && msix_init(pci, vectors, &table->mr, table - s->bars,
+                                 table_at, &pba->mr, pba - s->bars, pba_at,
+                                 is->msix_at, errp) < 0) {
+        return false;
+    }
+    /* QEMU put its capability to the front of the server's list */
     pci->config[PCI_CAPABILITY_LIST] = is->header[PCI_CAPABILITY_LIST];
-    for (i = PCI_CONFIG_HEADER_SIZE; i < PCI_CONFIG_SPACE_SIZE - 1; i++) {
-        if (is->chain[i]) {
-            pci->config[i] = is->chain[i];
-            pci->config[i + 1] = is->chain[i + 1];
-            i++;
+    if (is->msix_at) {
+        pci->config[is->msix_at + 1] = is->msix[1];
+    }
+    s->vectors = g_new0(VgpuVector, vectors);
+    for (; s->n_vectors < vectors; s->n_vectors++) {
+        s->vectors[s->n_vectors].s = s;
+        if (event_notifier_init(&s->vectors[s->n_vectors].event, 0)) {
+            error_setg(errp, "vgpu-stub: no eventfd for interrupt %u of the "
+                       "device at %s", s->n_vectors, s->name);
+            return false;
+        }
+        if (is->msix_at) {
+            msix_vector_use(pci, s->n_vectors);
         }
     }
-    vgpu_add_mappings(s);
-    s->doorbells = g_new0(VgpuDoorbell, VGPU_BARS * VGPU_MAX_FDS);
     return true;
 }
 
 static void vgpu_exit(PCIDevice *pci)
 {
     VgpuStub *s = VGPU_STUB(pci);
+    uint32_t ignored;
     unsigned i;
 
     s->realized = false;
     vgpu_disconnect(s);
+    vgpu_clean_up(s);
     timer_del(s->timer);
     timer_free(s->timer);
-    vgpu_stop_irqs(s);
-    vgpu_unlisten(s);
-    vgpu_remove_doorbells(s);
-    vgpu_show_mappings(s, false);
-    for (i = 0; i < s->n_vectors && s->vectors; i++) {
-        event_notifier_cleanup(&s->vectors[i].event);
+    for (i = 0; i < s->layout.n_areas; i++) {
+        if (s->areas[i].at) {
+            /* Each holds a reference to the device */
+            memory_region_del_subregion(&s->bars[s->layout.areas[i].bar].mr,
+                                        &s->areas[i].mr);
+        }
+    }
+    while (s->n_vectors) {
+        event_notifier_cleanup(&s->vectors[--s->n_vectors].event);
     }
     if (msix_present(pci)) {
-        msix_uninit(pci, vgpu_msix_bar(s, s->layout.msix_table),
-                    vgpu_msix_bar(s, s->layout.msix_pba));
+        msix_uninit(pci, &vgpu_msix_bar(s, PCI_MSIX_TABLE, &ignored)->mr,
+                    &vgpu_msix_bar(s, PCI_MSIX_PBA, &ignored)->mr);
     }
-    msi_uninit(pci);
 }
 
-/* No mapping is in use any more: all views of memory without it are gone. */
+/* No view of memory has the mapped areas any more. */
 static void vgpu_finalize(Object *obj)
 {
     VgpuStub *s = VGPU_STUB(obj);
     unsigned i;
 
-    for (i = 0; i < s->n_mappings; i++) {
-        munmap(s->mappings[i].at, s->mappings[i].size);
+    for (i = 0; i < s->layout.n_areas; i++) {
+        if (s->areas[i].at) {
+            munmap(s->areas[i].at, s->layout.areas[i].size);
+        }
     }
-    g_free(s->mappings);
-    g_free(s->doorbells);
     g_free(s->vectors);
     g_free(s->rx);
     g_free(s->dma);
     g_free(s->name);
     g_free(s->why);
-}
-
-static bool vgpu_check_properties(VgpuStub *s, Error **errp)
-{
-    struct sockaddr_un address;
-
-    if (!s->path == (s->fd < 0)) {
-        error_setg(errp, "vgpu-stub: give either socket=PATH or fd=NUMBER");
-    } else if (s->path && strlen(s->path) >= sizeof(address.sun_path)) {
-        error_setg(errp, "vgpu-stub: the path of the socket is too long");
-    } else if (s->reconnect && !s->path) {
-        error_setg(errp, "vgpu-stub: reconnect needs socket=PATH");
-    } else if (!s->connect_timeout || !s->msg_timeout ||
-               s->connect_timeout > INT32_MAX || s->msg_timeout > INT32_MAX) {
-        error_setg(errp, "vgpu-stub: a timeout must be at least 1 ms");
-    } else {
-        return true;
-    }
-    return false;
 }
 
 static void vgpu_realize(PCIDevice *pci, Error **errp)
@@ -2067,28 +1377,34 @@ static void vgpu_realize(PCIDevice *pci, Error **errp)
     Error *err = NULL;
     unsigned i;
 
-    if (!vgpu_check_properties(s, errp)) {
+    if (!s->path == (s->fd < 0) || (s->reconnect && !s->path)) {
+        error_setg(errp, "vgpu-stub: give socket=PATH, or fd=NUMBER without "
+                   "reconnect");
         return;
     }
-    s->sock = -1;
-    s->irq_index = -1;
-    for (i = 0; i < VGPU_REGIONS; i++) {
-        s->region_fds[i] = -1;
+    if (s->path && (!*s->path || strlen(s->path) >=
+                    sizeof_field(struct sockaddr_un, sun_path))) {
+        error_setg(errp, "vgpu-stub: socket is empty or too long a path");
+        return;
     }
     s->name = s->path ? g_strdup(s->path) : g_strdup_printf("fd %d", s->fd);
     s->rx = g_malloc(VGPU_RX_SIZE);
-    s->dma = g_malloc(VGPU_MAX_DATA);
+    s->dma = g_malloc(sizeof(*s->dma) + VGPU_MAX_DATA);
     s->timer = timer_new_ms(QEMU_CLOCK_REALTIME, vgpu_tick, s);
+    for (i = 0; i < VGPU_BARS; i++) {
+        s->bars[i].fd = -1;
+    }
     s->deadline = vgpu_now() + s->connect_timeout;
-    if (vgpu_connect(s, true) && vgpu_send_version(s) &&
-        vgpu_handshake(s, &s->layout) && vgpu_build(s, &err)) {
+    if (vgpu_connect(s) && vgpu_greet(s) && vgpu_describe(s, &s->layout) &&
+        vgpu_build(s, &err)) {
         vgpu_resume(s);
     }
     s->deadline = 0;
     s->realized = s->live;
     if (!s->live) {
         if (!err) {
-            error_setg(&err, "vgpu-stub: no device at %s: %s", s->name, s->why);
+            error_setg(&err, "vgpu-stub: no device at %s: %s", s->name,
+                       s->why ? s->why : "no socket");
         }
         error_propagate(errp, err);
         vgpu_exit(pci);
@@ -2100,14 +1416,16 @@ static const VMStateDescription vgpu_vmstate = {
     .unmigratable = 1,
 };
 
-static Property vgpu_properties[] = {
+static VGPU_CONST Property vgpu_properties[] = {
     DEFINE_PROP_STRING("socket", VgpuStub, path),
     DEFINE_PROP_INT32("fd", VgpuStub, fd, -1),
     DEFINE_PROP_UINT32("connect-timeout", VgpuStub, connect_timeout, 3000),
     DEFINE_PROP_UINT32("msg-timeout", VgpuStub, msg_timeout, 2000),
     DEFINE_PROP_UINT32("reconnect", VgpuStub, reconnect, 0),
     DEFINE_PROP_BOOL("posted-writes", VgpuStub, posted_writes, true),
-    VGPU_PROPERTIES_END
+#if QEMU_VERSION_MAJOR < 10
+    DEFINE_PROP_END_OF_LIST(),
+#endif
 };
 
 static void vgpu_class_init(ObjectClass *klass, void *data)
@@ -2121,7 +1439,7 @@ static void vgpu_class_init(ObjectClass *klass, void *data)
     pc->config_write = vgpu_config_write;
     dc->desc = "PCI device in another process (vfio-user)";
     dc->vmsd = &vgpu_vmstate;
-    vgpu_set_reset(dc, vgpu_reset);
+    device_class_set_legacy_reset(dc, vgpu_reset);
     device_class_set_props(dc, vgpu_properties);
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);
 }
