@@ -60,7 +60,7 @@ pub(crate) fn add(tree: &Path, devices: &[&str]) -> Result<(), RigError> {
 fn add_what_tcg_needs(tree: &Path) -> Result<(), RigError> {
     let path = tree.join("crypto/Makefile.objs");
     if path.exists() && read(&path)?.contains("\ncrypto-obj-y = hash.o\n") {
-        let line = "crypto-obj-y += aes.o\n";
+        let line = "crypto-obj-y += aes.o # for TCG\n";
         append(&path, line, line)?;
     }
     Ok(())
