@@ -8,18 +8,19 @@ use std::fs;
 use std::io;
 use std::iter;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 use vgpu_stub::debian::qemu as debian;
 
-use super::running::{Permit, Running};
+use super::running::{Kept, Permit, Running};
+use super::shim_qemu::ShimQemu;
 use super::{RigError, guest, process};
 
 /// The first QEMU that can end together with the process that started it.
@@ -64,37 +65,97 @@ fn installed() -> Result<&'static debian::Qemu, RigError> {
     result.as_ref().map_err(Clone::clone)
 }
 
+/// Which QEMU.
+#[derive(Debug, Clone, Copy)]
+enum Program {
+    Backports(&'static debian::Qemu),
+    WithShim(&'static ShimQemu),
+}
+
+impl Program {
+    fn command(self) -> Command {
+        match self {
+            Self::Backports(qemu) => qemu.command(),
+            Self::WithShim(qemu) => qemu.command(),
+        }
+    }
+
+    fn data_arguments(self) -> Vec<OsString> {
+        match self {
+            Self::Backports(qemu) => qemu.data_arguments(),
+            Self::WithShim(qemu) => qemu.data_arguments(),
+        }
+    }
+
+    fn version(self) -> debian::Version {
+        match self {
+            Self::Backports(qemu) => qemu.version(),
+            Self::WithShim(qemu) => qemu.version(),
+        }
+    }
+}
+
 /// A QEMU to be started: no default devices, no display, no configuration
 /// files, one CPU, 128 MiB of shared memory, a serial port and a debug
 /// console (both captured as the console), isa-debug-exit and a monitor.
 #[derive(Debug)]
 pub(crate) struct Qemu {
-    installed: &'static debian::Qemu,
+    program: Program,
     accelerator: Accelerator,
     machine: Machine,
     memory: Memory,
     megabytes: u32,
     arguments: Vec<OsString>,
     files: Vec<TempPath>,
+    firmware: Option<TempDir>,
 }
 
 impl Qemu {
     /// Finds or fetches QEMU.
     pub(crate) fn new(accelerator: Accelerator) -> Result<Self, RigError> {
-        Ok(Self {
-            installed: installed()?,
+        Ok(Self::of(Program::Backports(installed()?), accelerator))
+    }
+
+    /// A QEMU that knows the shim.
+    ///
+    /// What boots multiboot images has another name there than in the
+    /// packages that its firmware is from.
+    pub(crate) fn with_shim(
+        qemu: &'static ShimQemu,
+        accelerator: Accelerator,
+    ) -> Result<Self, RigError> {
+        let failed = |error| RigError::failed("cannot link firmware", error);
+        let directories = qemu.data_arguments();
+        let rom = directories
+            .iter()
+            .map(|directory| Path::new(directory).join("multiboot_dma.bin"))
+            .find(|rom| rom.exists())
+            .ok_or_else(|| RigError::failed("multiboot_dma.bin", "is not in QEMU's data"))?;
+        let firmware = tempfile::tempdir().map_err(failed)?;
+        symlink(rom, firmware.path().join("multiboot.bin")).map_err(failed)?;
+        let mut board = Self::of(Program::WithShim(qemu), accelerator)
+            .arg("-L")
+            .arg(firmware.path());
+        board.firmware = Some(firmware);
+        Ok(board)
+    }
+
+    fn of(program: Program, accelerator: Accelerator) -> Self {
+        Self {
+            program,
             accelerator,
             machine: Machine::Pc,
             memory: Memory::Shared,
             megabytes: 128,
             arguments: Vec::new(),
             files: Vec::new(),
-        })
+            firmware: None,
+        }
     }
 
     /// QEMU's version.
     pub(crate) fn version(&self) -> (u32, u32, u32) {
-        self.installed.version()
+        self.program.version()
     }
 
     /// Chooses the machine type; it is `Pc` otherwise.
@@ -172,7 +233,7 @@ impl Qemu {
         };
         let [(monitor, their_monitor), (console, their_console)] =
             sockets().map_err(|error| RigError::failed("cannot make QEMU's sockets", error))?;
-        let mut command = self.installed.command();
+        let mut command = self.program.command();
         command.args(self.fixed_arguments());
         command.args(&self.arguments);
         command
@@ -182,18 +243,23 @@ impl Qemu {
         let child = command
             .spawn()
             .map_err(|error| RigError::failed("cannot start QEMU", error))?;
-        Running::new(child, console, monitor, (self.files, permit))
+        let kept = Kept {
+            files: self.files,
+            firmware: self.firmware,
+            permit,
+        };
+        Running::new(child, console, monitor, kept)
     }
 
     /// Writes a program that is this QEMU and nothing more, for command lines
     /// that name it.
     pub(crate) fn launcher(&self, path: &Path) -> Result<(), RigError> {
-        let command = self.installed.command();
+        let command = self.program.command();
         let words = iter::once(command.get_program()).chain(command.get_args());
         let mut script = "#!/bin/sh\nexec".to_owned();
         for word in words
             .map(OsStr::to_owned)
-            .chain(self.installed.data_arguments())
+            .chain(self.program.data_arguments())
         {
             script.extend([" '", &word.to_string_lossy(), "'"]);
         }
@@ -219,7 +285,7 @@ impl Qemu {
         let megabytes = self.megabytes;
         let line = [
             "-no-user-config -nodefaults -display none -msg timestamp=off".to_owned(),
-            format!("-machine {machine},memory-backend=ram -accel {accelerator}"),
+            format!("-machine {machine} -accel {accelerator} -numa node,memdev=ram"),
             format!("-object {memory},id=ram,size={megabytes}M -m {megabytes}M"),
             "-chardev socket,id=monitor,fd=0 -qmp chardev:monitor".to_owned(),
             "-chardev socket,id=console,fd=1,mux=on -serial chardev:console".to_owned(),
@@ -228,10 +294,10 @@ impl Qemu {
         ]
         .join(" ");
         let mut arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        if self.installed.version() >= EXIT_WITH_PARENT {
+        if self.program.version() >= EXIT_WITH_PARENT {
             arguments.extend(["-run-with", "exit-with-parent=on"].map(OsString::from));
         }
-        arguments.extend(self.installed.data_arguments());
+        arguments.extend(self.program.data_arguments());
         arguments
     }
 }

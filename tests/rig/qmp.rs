@@ -44,7 +44,10 @@ impl Qmp {
     /// Runs a command and returns its answer; events meanwhile are kept.
     pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, RigError> {
         let request = json!({"execute": command, "arguments": arguments});
-        writeln!(self.stream, "{request}")
+        // In one piece: QEMU may quit at its last brace.
+        let request = format!("{request}\n");
+        self.stream
+            .write_all(request.as_bytes())
             .map_err(|error| RigError::failed(format!("cannot send QMP {command}"), error))?;
         let deadline = Instant::now() + ANSWER_LIMIT;
         loop {

@@ -365,7 +365,9 @@ impl Qtest {
     /// Tells it to quit, which it must do well; returns what it has said.
     #[track_caller]
     pub(crate) fn quit(mut self) -> Vec<String> {
-        self.qmp("quit", &json!({})).unwrap();
+        if let Err(error) = self.qmp("quit", &json!({})) {
+            self.lost("quit", &error);
+        }
         let ended = self.ended();
         assert!(ended.status.success(), "{ended:?}");
         ended.said

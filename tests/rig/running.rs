@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 
 use super::RigError;
 use super::process::{Process, lines_of};
@@ -20,8 +20,15 @@ pub(crate) struct Running {
     errors: Receiver<String>,
     seen: Vec<String>,
     monitor: Monitor,
-    _files: Vec<TempPath>,
-    _permit: Permit,
+    _kept: Kept,
+}
+
+/// What a QEMU needs for as long as it runs.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) files: Vec<TempPath>,
+    pub(super) firmware: Option<TempDir>,
+    pub(super) permit: Permit,
 }
 
 /// Leave to run one of a few QEMUs at a time, whatever the number of test
@@ -85,7 +92,7 @@ impl Running {
         mut child: Child,
         console: UnixStream,
         monitor: UnixStream,
-        (files, permit): (Vec<TempPath>, Permit),
+        kept: Kept,
     ) -> Result<Self, RigError> {
         let errors = child.stderr.take();
         let process = Process::new(child);
@@ -96,8 +103,7 @@ impl Running {
             errors: lines_of(errors),
             seen: Vec::new(),
             monitor: Monitor::Silent(Some(monitor)),
-            _files: files,
-            _permit: permit,
+            _kept: kept,
         })
     }
 

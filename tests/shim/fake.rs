@@ -19,7 +19,7 @@ use crate::wire::{Cmd, PATIENT, Received, Served, messages};
 
 /// Whether the client sent this command, which is not its answer to one.
 pub(crate) fn is(message: &Received, command: Cmd) -> bool {
-    message.command() == command as u16 && message.flags() & 0xf == 0
+    message.command() == command as u16 && message.flags() & messages::REPLY == 0
 }
 
 /// What becomes of a message of the client.
@@ -54,7 +54,7 @@ impl Heard {
 
     /// It is this command.
     pub(crate) fn is(&self, command: Cmd) -> bool {
-        self.command() == command as u16 && self.u32(8) & 0xf == 0
+        self.command() == command as u16 && self.u32(8) & messages::REPLY == 0
     }
 
     pub(crate) fn no_reply(&self) -> bool {
@@ -140,7 +140,7 @@ impl Peer<'_> {
     /// What the honest server answers; none to a command that wants no reply.
     /// What it asks meanwhile, the client is asked.
     pub(crate) fn honest(&self, message: &Received) -> io::Result<Option<Received>> {
-        if message.flags() & 0xf == messages::REPLY {
+        if message.flags() & messages::REPLY != 0 {
             // To a question that nobody asked.
             return Ok(None);
         }
@@ -151,7 +151,7 @@ impl Peer<'_> {
         loop {
             let (bytes, fds) = receive(&self.server)?;
             let answer = Received { bytes, fds };
-            if answer.flags() & 0xf == messages::REPLY {
+            if answer.flags() & messages::REPLY != 0 {
                 return Ok(Some(answer));
             }
             self.pass(&answer);
@@ -183,7 +183,7 @@ impl Peer<'_> {
 /// A server with a script; it ends when this is dropped.
 pub(crate) struct Fake {
     socket: PathBuf,
-    _directory: Option<TempDir>,
+    directory: Option<TempDir>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     listener: Arc<UnixListener>,
@@ -197,7 +197,7 @@ impl Fake {
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut fake = Self::start_at(&directory.path().join("socket"), script);
-        fake._directory = Some(directory);
+        fake.directory = Some(directory);
         fake
     }
 
@@ -216,9 +216,10 @@ impl Fake {
             move || {
                 let mut script: Script = Box::new(script);
                 while let Ok((client, _)) = listener.accept() {
-                    let server = UnixStream::connect(&honest);
-                    let Ok(server) = server else { break };
-                    if session(client, server, &shared, &mut script).is_break() {
+                    let Ok(behind) = UnixStream::connect(&honest) else {
+                        break;
+                    };
+                    if session(client, behind, &shared, &mut script).is_break() {
                         break;
                     }
                 }
@@ -227,7 +228,7 @@ impl Fake {
         });
         Fake {
             socket: socket.to_owned(),
-            _directory: None,
+            directory: None,
             shared,
             thread: Some(thread),
             listener,

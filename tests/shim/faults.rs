@@ -198,12 +198,12 @@ fn resize(answer: &mut Received, by: i32) {
 
 #[test]
 fn an_answer_that_is_wrong_breaks_the_device() {
-    let lies: [(&str, Lie); 15] = [
+    let lies: [(&str, Lie); 11] = [
         ("another id", |answer| answer.bytes[0] ^= 1),
         ("another command", |answer| answer.bytes[2] = 10),
         ("a size of 0", |answer| put(answer, 4, &[0; 4])),
         ("a size of 15", |answer| {
-            put(answer, 4, &15u32.to_ne_bytes())
+            put(answer, 4, &15u32.to_ne_bytes());
         }),
         ("a size of 4 GiB", |answer| put(answer, 4, &[0xff; 4])),
         ("a command", |answer| put(answer, 8, &[0; 4])),
@@ -212,6 +212,19 @@ fn an_answer_that_is_wrong_breaks_the_device() {
         ("fewer bytes", |answer| resize(answer, -1)),
         ("more bytes", |answer| resize(answer, 1)),
         ("more bytes than fit", |answer| resize(answer, 1 << 17)),
+    ];
+    for (name, lie) in lies {
+        println!("{name}");
+        let (fake, mut card) = require!(failing(move |peer, message| peer.lie(message, lie)));
+        card.trigger();
+        card.is_broken(&fake);
+    }
+}
+
+/// The reply's own words about what was read do not matter, its data does.
+#[test]
+fn an_answer_that_describes_another_read_is_survived() {
+    let lies: [(&str, Lie); 4] = [
         ("another offset", |answer| put(answer, 16, &[1, 2, 3])),
         ("another region", |answer| put(answer, 24, &[2])),
         ("a count of 0", |answer| put(answer, 28, &[0])),
@@ -219,9 +232,10 @@ fn an_answer_that_is_wrong_breaks_the_device() {
     ];
     for (name, lie) in lies {
         println!("{name}");
-        let (fake, mut card) = require!(failing(move |peer, message| peer.lie(message, lie)));
-        card.trigger();
-        card.is_broken(&fake);
+        let (_fake, mut card) = require!(failing(move |peer, message| peer.lie(message, lie)));
+        let value = card.read(TRIGGER, 4);
+        assert!([0x1234_5678, ONES].contains(&value), "{value:#x}");
+        card.qemu.alive();
     }
 }
 
@@ -358,6 +372,7 @@ fn descriptors_with_every_answer_do_not_pile_up() {
             answer.fds.extend((0..10).map(|_| again()));
         })
     }));
+    // Those of one message may be on their way.
     let open = |card: &Card| {
         let path = format!("/proc/{}/fd", card.qemu.id());
         std::fs::read_dir(path).unwrap().count()
@@ -368,7 +383,7 @@ fn descriptors_with_every_answer_do_not_pile_up() {
     }
     card.qemu.alive();
     assert!(
-        open(&card) <= before,
+        open(&card) <= before + 20,
         "{before} before, {} now",
         open(&card)
     );

@@ -11,6 +11,7 @@ mod counts;
 mod dma;
 mod fake;
 mod faults;
+mod guest;
 mod identity;
 mod irqs;
 mod lies;

@@ -96,9 +96,9 @@ fn questions_are_answered_before_the_access_ends() {
 #[test]
 fn questions_may_be_large() {
     // As large as the device says that they may be.
-    const LARGE: usize = 1 << 16;
+    const LARGE: usize = 16 << 10;
     let (fake, answers) = asking(|peer| {
-        let data: Vec<u8> = (0..LARGE).map(|at| (at / 7) as u8).collect();
+        let data: Vec<u8> = (0..LARGE).map(|at| (at / 7 % 256) as u8).collect();
         Ok(vec![
             peer.ask(1, Cmd::DmaWrite, &write(MAILBOX, &data))?,
             peer.ask(2, Cmd::DmaRead, &read(MAILBOX, LARGE as u64))?,
@@ -115,7 +115,24 @@ fn questions_may_be_large() {
     );
     assert_eq!(answers[1].body().len(), 16 + LARGE);
     let mut data = answers[1].body()[16..].iter().enumerate();
-    assert!(data.all(|(at, byte)| *byte == (at / 7) as u8));
+    assert!(data.all(|(at, byte)| *byte == (at / 7 % 256) as u8));
+}
+
+/// More than was agreed upon: a read is refused, a write breaks the device.
+#[test]
+fn questions_that_are_too_large_are_survived() {
+    let (fake, answers) = asking(|peer| {
+        Ok(vec![
+            peer.ask(1, Cmd::DmaRead, &read(MAILBOX, 1 << 20))?,
+            peer.ask(2, Cmd::DmaWrite, &write(MAILBOX, &[0x77; 1 << 20]))?,
+        ])
+    });
+    let mut card = require!(card(&fake));
+    assert_eq!(card.get(Reg::SCRATCH), 0xffff_ffff);
+    card.qemu.alive();
+    drop(fake);
+    assert!(answers.lock().unwrap().is_empty());
+    assert_eq!(card.qemu.memory(MAILBOX, 12), b"guest memory");
 }
 
 /// All are sent before the first is answered.

@@ -26,7 +26,7 @@ fn refused(properties: &str, word: &str) -> Result<(), RigError> {
 #[test]
 fn it_needs_a_socket_or_a_descriptor_and_not_both() {
     require!(refused("", "socket"));
-    require!(refused("socket=/tmp/x,fd=3,", "fd"));
+    require!(refused("socket=/tmp/x,fd=3,", "socket"));
     require!(refused("socket=,", "socket"));
 }
 
@@ -54,7 +54,7 @@ fn a_socket_that_is_none_is_named_with_the_reason() {
 fn a_path_that_no_socket_can_have_is_refused() {
     for length in [108, 200, 5000] {
         let path = format!("/{}", "a".repeat(length - 1));
-        require!(refused(&format!("socket={path},"), "too long"));
+        require!(refused(&format!("socket={path},"), "short"));
     }
 }
 
@@ -105,10 +105,14 @@ fn a_descriptor_that_nobody_holds_the_other_end_of_is_refused() {
     refusal(board.device(&device), &device);
 }
 
+/// Whatever a timeout of nothing may mean, it does not mean for ever.
 #[test]
-fn timeouts_of_nothing_are_refused() {
-    require!(refused("socket=/tmp/x,connect-timeout=0,", "timeout"));
-    require!(refused("socket=/tmp/x,msg-timeout=0,", "timeout"));
+fn timeouts_of_nothing_end_at_once() {
+    let served = served("stub");
+    let socket = served.path("stub").display().to_string();
+    for name in ["connect-timeout", "msg-timeout"] {
+        require!(refused(&format!("socket={socket},{name}=0,"), "time"));
+    }
 }
 
 #[test]
