@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vgpu_stub::host::doctor::{self, Findings, Host, Row, Severity, State, Target};
+use vgpu_stub::host::doctor::{self, Findings, Host, Row, Severity, State, Step, Target};
 
 use super::failure::Failure;
 use super::screen::{BAD, DIM, GOOD, Screen};
@@ -132,13 +132,17 @@ fn show(findings: &Findings, done: Option<Vec<Result<String, String>>>) {
             }
         }
     }
+    // Rows of a group that say the same are one line.
+    let alike = |one: &Row, other: &Row| {
+        one.group == other.group && says(one).is_some() && says(one) == says(other)
+    };
     let mut group = "";
-    for row in findings.rows() {
-        if row.group != group {
-            group = row.group;
+    for rows in findings.rows().chunk_by(alike) {
+        if rows[0].group != group {
+            group = rows[0].group;
             screen.heading(group);
         }
-        show_row(screen, row);
+        show_rows(screen, rows);
     }
     let count = |severity| {
         findings
@@ -162,9 +166,21 @@ fn show(findings: &Findings, done: Option<Vec<Result<String, String>>>) {
     ));
 }
 
-fn show_row(screen: &mut Screen, row: &Row) {
-    let id = row.id;
+/// What a row says if nothing was found.
+fn says(row: &Row) -> Option<&str> {
     match &row.state {
+        State::Ok { seen: text } | State::Skipped { why: text } => Some(text),
+        State::Found { .. } => None,
+    }
+}
+
+fn show_rows(screen: &mut Screen, rows: &[Row]) {
+    let id = match rows {
+        [row] => row.id.to_owned(),
+        [row, ..] => format!("{} and {} more", row.id, rows.len() - 1),
+        [] => return,
+    };
+    match &rows[0].state {
         State::Ok { seen } => screen.line(format_args!(
             "  {GOOD}ok{GOOD:#}       {id:<28} {DIM}{seen}{DIM:#}"
         )),
@@ -186,8 +202,11 @@ fn show_row(screen: &mut Screen, row: &Row) {
                     let line = at.line.map(|line| format!(":{line}")).unwrap_or_default();
                     screen.line(format_args!("           at:   {}{line}", at.file));
                 }
-                for remedy in &finding.remedy {
-                    screen.line(format_args!("           type: {remedy}"));
+                for step in &finding.remedy {
+                    match step {
+                        Step::Type(line) => screen.line(format_args!("           type: {line}")),
+                        Step::Do(line) => screen.line(format_args!("           {line}")),
+                    }
                 }
             }
         }

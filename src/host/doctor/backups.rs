@@ -98,7 +98,9 @@ pub(super) fn put_back(host: &Host, path: &Path, finding: &mut Finding) {
                 backup: backup.path,
             });
     } else {
-        finding.remedy("no good backup is beside it: yum reinstall qemu && xe-toolstack-restart");
+        finding
+            .advice("no good backup is beside it")
+            .remedy("yum reinstall qemu && xe-toolstack-restart");
     }
 }
 
@@ -126,7 +128,7 @@ fn look(host: &Host, findings: &mut Findings) {
                     &FOUND,
                     format!("{count}, but none could be put back; the newest, {}, is not a whole x86-64 program for Xen with its libraries", newest.path.display()),
                 )
-                .remedy("keep a good one: yum reinstall qemu, then cp -p of the binary to a name with .stock");
+                .remedy(format!("yum reinstall qemu && cp -p {0} {0}.stock", quoted(&path.to_string_lossy())));
         }
     }
 }

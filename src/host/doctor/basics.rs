@@ -40,7 +40,7 @@ fn dom0(host: &Host, findings: &mut Findings) {
         } else {
             findings
                 .found_in(&DOM0, "this is a guest on Xen, not its dom0")
-                .remedy("run the doctor on the host, or copy its /etc, /usr/lib64/xen, /usr/libexec/vgpu-stub and /var/log and use --root DIR");
+                .advice("run the doctor on the host, or copy its /etc, /usr/lib64/xen, /usr/libexec/vgpu-stub and /var/log and use --root DIR");
         }
     } else if host.is_whole() {
         findings
@@ -48,7 +48,7 @@ fn dom0(host: &Host, findings: &mut Findings) {
                 &DOM0,
                 "no /etc/xensource-inventory and no /proc/xen: not a dom0",
             )
-            .remedy("run the doctor in dom0: ssh root@HOST vgpu-stub doctor");
+            .remedy("ssh root@HOST vgpu-stub doctor");
     } else {
         findings.skip(&DOM0, "only logs are here");
     }
@@ -72,7 +72,7 @@ fn program(host: &Host, findings: &mut Findings) {
         Err(error) => {
             findings
                 .found_in(&PROGRAM_FILE, format!("{PROGRAM}: {error}"))
-                .remedy("yum install vgpu-stub    (Debian: apt install vgpu-stub)");
+                .remedy("yum install vgpu-stub   # Debian: apt install vgpu-stub");
         }
     }
 }

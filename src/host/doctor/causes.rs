@@ -30,6 +30,14 @@ const DRIVE: Check = Check::broken("log.drive", "a drive's userdevice is refused
 const WRAPPER: Check = Check::broken("log.wrapper", "the stock wrapper failed");
 const TOOLSTACK: Check = Check::broken("log.toolstack", "xenopsd does not find what it executes");
 
+/// What to do about it; UUID is the VM's.
+pub(super) enum Remedy {
+    Type(&'static str),
+    Do(&'static str),
+}
+
+use Remedy::{Do, Type};
+
 /// A way to fail.
 pub(super) struct Cause {
     pub check: &'static Check,
@@ -38,7 +46,7 @@ pub(super) struct Cause {
     /// One of these, with all its words.
     words: &'static [&'static [&'static str]],
     pub means: &'static str,
-    pub remedy: &'static [&'static str],
+    pub remedy: &'static [Remedy],
 }
 
 /// The rows of the causes.
@@ -72,8 +80,12 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "a PCI device in this QEMU lists neither INTERFACE_CONVENTIONAL_PCI_DEVICE nor INTERFACE_PCIE_DEVICE in its TypeInfo, so that QEMU aborts before it does anything",
         remedy: &[
-            "add to the device's TypeInfo: .interfaces = (InterfaceInfo[]) { { INTERFACE_CONVENTIONAL_PCI_DEVICE }, { } }, and build again",
-            "until then put the stock binary back: see device-model.class-interface and backup.found",
+            Do(
+                "add to the device's TypeInfo: .interfaces = (InterfaceInfo[]) { { INTERFACE_CONVENTIONAL_PCI_DEVICE }, { } }, and build again",
+            ),
+            Do(
+                "until then put the stock binary back: see device-model.class-interface and backup.found",
+            ),
         ],
     },
     Cause {
@@ -89,7 +101,9 @@ const CAUSES: [Cause; 17] = [
             &["[0000]", "[1af4:1111]"],
         ],
         means: "class_id has 16 bits: the class and the subclass, without the programming interface",
-        remedy: &["write k->class_id = 0x1200 (not 0x120000) in the device, and build again"],
+        remedy: &[Do(
+            "write k->class_id = 0x1200 (not 0x120000) in the device, and build again",
+        )],
     },
     Cause {
         check: &UNKNOWN_DEVICE,
@@ -100,8 +114,8 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "the QEMU that runs was built without the device",
         remedy: &[
-            "rpm -q qemu; /usr/lib64/xen/bin/qemu-system-i386 -device help | grep vgpu-stub",
-            "rpm -Uvh --replacepkgs --replacefiles qemu-*vgpustub*.rpm",
+            Type("rpm -q qemu; /usr/lib64/xen/bin/qemu-system-i386 -device help | grep vgpu-stub"),
+            Type("rpm -Uvh --replacepkgs --replacefiles qemu-*vgpustub*.rpm"),
         ],
     },
     Cause {
@@ -113,7 +127,8 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "another device has this PCI slot",
         remedy: &[
-            "choose a free slot from 0xc on: xe vm-param-set uuid=UUID platform:vgpu-stub=stub,addr=0xd",
+            Do("choose a free slot from 0xc on:"),
+            Type("xe vm-param-set uuid=UUID platform:vgpu-stub=stub,addr=0xd"),
         ],
     },
     Cause {
@@ -125,7 +140,9 @@ const CAUSES: [Cause; 17] = [
             &["vgpu-stub", "Parameter", "expects"],
         ],
         means: "wrapper and shim are of different versions, or a -device was written by hand",
-        remedy: &["rpm -q vgpu-stub qemu    (install both of one release)"],
+        remedy: &[Type(
+            "rpm -q vgpu-stub qemu   # install both of one release",
+        )],
     },
     Cause {
         check: &LIBRARY,
@@ -137,8 +154,8 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "the device model was built for another host",
         remedy: &[
-            "put the stock binary back: see backup.found",
-            "or build it in XCP-ng's build environment: qemu-patches/README.md",
+            Do("put the stock binary back: see backup.found"),
+            Do("or build it in XCP-ng's build environment: qemu-patches/README.md"),
         ],
     },
     Cause {
@@ -152,7 +169,7 @@ const CAUSES: [Cause; 17] = [
             &["Option not supported for this target"],
         ],
         means: "a generic QEMU without Xen, or with other machine types, was put in the place of the stock one",
-        remedy: &["put the stock binary back: see backup.found"],
+        remedy: &[Do("put the stock binary back: see backup.found")],
     },
     Cause {
         check: &SANDBOX,
@@ -167,7 +184,8 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "QEMU made a system call that its sandbox (-sandbox) forbids; syscall= in the line is its number",
         remedy: &[
-            "report it with this line; until then: xe vm-param-remove uuid=UUID param-name=platform param-key=vgpu-stub",
+            Do("report it with this line; until then, without the device:"),
+            Type("xe vm-param-remove uuid=UUID param-name=platform param-key=vgpu-stub"),
         ],
     },
     Cause {
@@ -182,8 +200,9 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "the kernel killed a process for memory",
         remedy: &[
-            "if it was vgpu-stub: raise MEMORY_MAX in /etc/sysconfig/vgpu-stub",
-            "else give dom0 more: /opt/xensource/libexec/xen-cmdline --set-xen dom0_mem=8192M,max:8192M, and reboot",
+            Do("if it was vgpu-stub: raise MEMORY_MAX in /etc/sysconfig/vgpu-stub"),
+            Do("else give dom0 more, and reboot the host:"),
+            Type("/opt/xensource/libexec/xen-cmdline --set-xen dom0_mem=8192M,max:8192M"),
         ],
     },
     Cause {
@@ -198,7 +217,8 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "a program crashed",
         remedy: &[
-            "if the trouble stays: start the VM once without the device, to see whose it is: xe vm-param-remove uuid=UUID param-name=platform param-key=vgpu-stub",
+            Do("start the VM once without the device, to see whose it is:"),
+            Type("xe vm-param-remove uuid=UUID param-name=platform param-key=vgpu-stub"),
         ],
     },
     Cause {
@@ -206,7 +226,10 @@ const CAUSES: [Cause; 17] = [
         strong: true,
         words: &[&["Cannot access /"], &["Failed to find", "search_path"]],
         means: "the path in xenopsd's configuration is wrong",
-        remedy: &["see wrapper.path; then: xe-toolstack-restart"],
+        remedy: &[
+            Do("put right what wrapper.path says, then:"),
+            Type("xe-toolstack-restart"),
+        ],
     },
     Cause {
         check: &DRIVE,
@@ -218,8 +241,8 @@ const CAUSES: [Cause; 17] = [
         ],
         means: "a drive's userdevice is not one that xapi knows",
         remedy: &[
-            "xe vbd-list vm-uuid=UUID params=uuid,type,userdevice",
-            "a CD drive's is a number: xe vm-cd-add uuid=UUID cd-name=ISO device=3",
+            Type("xe vbd-list vm-uuid=UUID params=uuid,type,userdevice"),
+            Type("xe vm-cd-add uuid=UUID cd-name=ISO device=3   # a CD drive's is a number"),
         ],
     },
     Cause {
@@ -232,23 +255,24 @@ const CAUSES: [Cause; 17] = [
             &["Exec format error"],
         ],
         means: "a program or a socket is there, but may not be used",
-        remedy: &[
-            "ls -lZ of what the line names; a program has mode 0755: see device-model.executable",
-        ],
+        remedy: &[Type(
+            "ls -lZ PATH   # what the line names; a program has mode 0755",
+        )],
     },
     Cause {
         check: &SERVER,
         strong: true,
         words: &[
             &["vgpu-stub: "],
+            // The wrapper's log.
+            &["vgpu-stub[", "]: domain "],
+            &["vgpu-stub[", "]: no domain"],
             &["vfio-user-pci", "ailed"],
             &["failed to connect", "vgpu-stub"],
             &["Failed to connect", "vgpu-stub"],
         ],
         means: "the device's own words",
-        remedy: &[
-            "journalctl -u 'vgpu-stub-dom-*'; the group \"server\" looks at what is there now",
-        ],
+        remedy: &[Type("journalctl -u 'vgpu-stub-dom-*'")],
     },
     Cause {
         check: &FILE,
@@ -262,9 +286,9 @@ const CAUSES: [Cause; 17] = [
             &["ailed to get \"write\" lock"],
         ],
         means: "something that the VM needs is not there",
-        remedy: &[
-            "ls -l of what the line names; an ISO or a disk that is gone: xe vm-cd-eject uuid=UUID, xe vbd-list vm-uuid=UUID",
-        ],
+        remedy: &[Type(
+            "xe vbd-list vm-uuid=UUID   # an ISO that is gone: xe vm-cd-eject uuid=UUID",
+        )],
     },
     Cause {
         check: &WRAPPER,
@@ -275,7 +299,7 @@ const CAUSES: [Cause; 17] = [
             &["qemu-dm", "Error: "],
         ],
         means: "the stock wrapper, a Python script, ended with an error",
-        remedy: &["the lines after this one say which"],
+        remedy: &[Do("the lines after this one say which")],
     },
     Cause {
         check: &CRASH,
@@ -286,14 +310,24 @@ const CAUSES: [Cause; 17] = [
             &["qemu-dm", "unexpected exit with code"],
         ],
         means: "QEMU ended by itself",
-        remedy: &["the newest /var/log/xen/qemu-dm-*.log and daemon.log may say why"],
+        remedy: &[Do(
+            "the newest /var/log/xen/qemu-dm-*.log and daemon.log may say why",
+        )],
     },
 ];
 
 /// The way to fail that a line tells of.
 pub(super) fn of(text: &str) -> Option<&'static Cause> {
-    // What xenopsd is about to start has many words of many kinds in it.
-    if text.contains("Starting daemon: ") || text.contains("qemu args: [") {
+    // What is about to be started has many words of many kinds in it; and all
+    // is well with a server that is ready.
+    const WELL: [&str; 5] = [
+        "Starting daemon: ",
+        "qemu args: [",
+        "]: Arguments: ",
+        "]: Exec: ",
+        "server ready after",
+    ];
+    if WELL.iter().any(|words| text.contains(words)) {
         return None;
     }
     let says = |words: &&[&str]| words.iter().all(|word| text.contains(word));

@@ -36,7 +36,7 @@ const DEVICE: Check = Check::broken(
 );
 const CLASS_INTERFACE: Check = Check::broken(
     "device-model.class-interface",
-    "whether every PCI device of it lists its bus: \"conventional || pcie\"",
+    "whether each PCI device in it lists its bus, without which QEMU aborts",
 );
 
 pub(super) const GROUP: Group = Group {
@@ -233,9 +233,10 @@ fn binary(host: &Host, path: &Path, program: &Program, findings: &mut Findings) 
             &LIBRARIES,
             format!("{by} needs {library}, which is not found"),
         );
-        finding.remedy(format!(
-            "yum provides '*/{library}'    and install what it names, or put the stock binary back:"
-        ));
+        let any = quoted(&format!("*/{library}"));
+        finding
+            .remedy(format!("yum provides {any}"))
+            .advice("install what it names, or put the stock binary back:");
         backups::put_back(host, path, finding);
     }
     findings.ok(&LIBRARIES, "all found");
@@ -275,7 +276,7 @@ fn ask(host: &Host, path: &Path, findings: &mut Findings) -> Option<String> {
             "{shown} aborts when it makes its devices: a PCI device in it lists neither INTERFACE_CONVENTIONAL_PCI_DEVICE nor INTERFACE_PCIE_DEVICE"
         );
         let finding = findings.found_in(&CLASS_INTERFACE, what);
-        finding.remedy("add to the device's TypeInfo: .interfaces = (InterfaceInfo[]) { { INTERFACE_CONVENTIONAL_PCI_DEVICE }, { } }, and build again; until then:");
+        finding.advice("add to the device's TypeInfo: .interfaces = (InterfaceInfo[]) { { INTERFACE_CONVENTIONAL_PCI_DEVICE }, { } }, and build again; until then:");
         backups::put_back(host, path, finding);
     } else if devices.succeeded {
         findings.ok(&CLASS_INTERFACE, "-device help lists its devices");
@@ -323,12 +324,12 @@ fn device(
     finding.severity(severity);
     if path == Path::new(DEVICE_MODELS[0]) {
         finding
-            .remedy("rpm -Uvh --replacepkgs --replacefiles qemu-*vgpustub*.rpm    (built from qemu-patches/)")
-            .remedy(format!("{} -device help | grep vgpu-stub    must print: name \"vgpu-stub\", bus PCI", quoted(&path.to_string_lossy())));
+            .remedy("rpm -Uvh --replacepkgs --replacefiles qemu-*vgpustub*.rpm   # built from qemu-patches/")
+            .remedy(format!("{} -device help | grep vgpu-stub   # must print: name \"vgpu-stub\", bus PCI", quoted(&path.to_string_lossy())));
     } else {
-        finding.remedy("install a QEMU that has the vgpu-stub device (qemu-patches/) or vfio-user-pci (QEMU 10.1 or later)");
+        finding.advice("install a QEMU that has the vgpu-stub device (qemu-patches/) or vfio-user-pci (QEMU 10.1 or later)");
     }
-    finding.remedy("or start the VM without it: xe vm-param-remove uuid=UUID param-name=platform param-key=vgpu-stub");
+    finding.remedy("xe vm-param-remove uuid=UUID param-name=platform param-key=vgpu-stub   # to start the VM without it");
 }
 
 #[cfg(test)]

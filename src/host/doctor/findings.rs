@@ -66,6 +66,16 @@ pub struct Place {
     pub line: Option<u64>,
 }
 
+/// A step of a remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// A command line for a shell.
+    Type(String),
+    /// What no command does.
+    Do(String),
+}
+
 /// Something that a check found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
@@ -73,8 +83,8 @@ pub struct Finding {
     pub severity: Severity,
     /// What is wrong, in one line.
     pub what: String,
-    /// What to type, or to do, line by line.
-    pub remedy: Vec<String>,
+    /// What to do about it, in this order.
+    pub remedy: Vec<Step>,
     /// Where it is written.
     pub at: Option<Place>,
     /// What `--fix` does about it.
@@ -85,9 +95,15 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What somebody has to type, in this order.
+    /// Then type this.
     pub(super) fn remedy(&mut self, line: impl AsRef<str>) -> &mut Self {
-        self.remedy.push(visible(line.as_ref()));
+        self.remedy.push(Step::Type(visible(line.as_ref())));
+        self
+    }
+
+    /// Then do or know this.
+    pub(super) fn advice(&mut self, line: impl AsRef<str>) -> &mut Self {
+        self.remedy.push(Step::Do(visible(line.as_ref())));
         self
     }
 
@@ -198,7 +214,7 @@ impl Findings {
     /// All is well with it.
     pub(super) fn ok(&mut self, check: &'static Check, seen: impl AsRef<str>) {
         let row = self.row(check);
-        if !matches!(row.state, State::Found { .. }) {
+        if matches!(row.state, State::Skipped { .. }) {
             row.state = State::Ok {
                 seen: visible(seen.as_ref()),
             };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::host::config::{Config, ConfigError, DEVICE_MODELS, FILES, QEMU_WRAPPERS};
+use crate::host::setting::Setting;
 
 use super::ask::{Ask, Live, Nobody};
 use super::drop_in::Xenopsd;
@@ -215,7 +216,7 @@ impl Host {
     }
 }
 
-/// The setting asks for a device.
+/// The setting asks for a device, if only in a wrong way.
 pub(super) fn is_on(setting: &str) -> bool {
-    !matches!(setting.trim(), "" | "false" | "0" | "off")
+    !matches!(Setting::parse(setting.as_bytes()), Ok(None))
 }

@@ -17,9 +17,11 @@ const MOST_BYTES: u64 = 32 << 20;
 const MOST_LINE: usize = 4 << 10;
 const MOST_LINES: usize = 10_000;
 
+/// The wrapper's own log.
+pub(super) const WRAPPER: &str = "/var/log/vgpu-stub/wrapper.log";
 /// In the order in which equal things in them count.
 const FILES: [&str; 9] = [
-    "/var/log/vgpu-stub/wrapper.log",
+    WRAPPER,
     "/var/log/daemon.log",
     "/var/log/xensource.log",
     "/var/log/messages",
@@ -265,6 +267,20 @@ pub(super) fn domain(text: &str) -> Option<u32> {
     BEFORE.iter().find_map(|before| number_after(text, before))
 }
 
+/// The first UUID in a line, in lower case as xapi writes them.
+pub(super) fn uuid(text: &str) -> Option<&str> {
+    let bytes = text.as_bytes();
+    let is = |window: &[u8]| {
+        let mut all = window.iter().enumerate();
+        all.all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+    };
+    let at = bytes.windows(36).position(is)?;
+    text.get(at..at + 36)
+}
+
 fn number_after(text: &str, before: &str) -> Option<u32> {
     let (_, rest) = text.split_once(before)?;
     leading(rest)
@@ -276,7 +292,8 @@ fn leading(text: &str) -> Option<u32> {
 }
 
 /// `Nov 21 12:00:01 ...`, `2026-11-21T12:00:01 ...` or `20261121T12:00:01`.
-/// Years are left out, as most logs do.
+/// Years are left out, as most logs do. One in UTC (`Z`) is not comparable
+/// with the others, which are in the host's time.
 fn time(text: &str) -> Option<u64> {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let text = text.trim_start_matches(['[', '<']);
@@ -291,6 +308,9 @@ fn time(text: &str) -> Option<u64> {
         let month = MONTHS.find(name).filter(|at| at % 3 == 0)? as u64 / 3 + 1;
         (month, words.next()?.parse::<u64>().ok()?, words.next()?)
     };
+    if clock.split_ascii_whitespace().next()?.ends_with('Z') {
+        return None;
+    }
     let mut parts = clock.get(..8)?.splitn(3, ':').map(str::parse::<u64>);
     let mut part = || parts.next()?.ok().filter(|part| *part < 61);
     let (hours, minutes, seconds) = (part()?, part()?, part()?);
@@ -307,7 +327,7 @@ mod tests {
     fn times_of_all_formats_are_comparable() {
         let syslog = time("Nov 21 12:00:01 host xenopsd-xc: x").unwrap();
         assert_eq!(time("2026-11-21T12:00:01+0000 host x"), Some(syslog));
-        assert_eq!(time("[20261121T12:00:02.123Z|debug] x"), Some(syslog + 1));
+        assert_eq!(time("[20261121T12:00:02.123|debug] x"), Some(syslog + 1));
         assert!(time("Dec  1 00:00:00 host x").unwrap() > syslog);
         for none in [
             "",
@@ -315,6 +335,7 @@ mod tests {
             "Nov 21 x",
             "Novem 1 1:1:1",
             "2026-99-21T12:00:01",
+            "2026-11-21T12:00:01Z vgpu-stub[1]: x",
             "\u{e9}\u{e9}\u{e9} 1 00:00:00",
         ] {
             assert_eq!(time(none), None, "{none}");
@@ -327,6 +348,9 @@ mod tests {
         assert_eq!(domain("Device.Dm.start domid=3 action=Start"), Some(3));
         assert_eq!(domain("/run/vgpu-stub/4/socket"), Some(4));
         assert_eq!(domain("nothing"), None);
+        let vm = "11111111-2222-3333-4444-555555555555";
+        assert_eq!(uuid(&format!("S({vm});")), Some(vm));
+        assert_eq!(uuid("1111-"), None);
         let line = "VM = 11111111-2222-3333-4444-555555555555; domid = 8";
         assert_eq!(
             created(line),

@@ -1,9 +1,10 @@
 //! The real error, out of the logs.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 
 use super::Group;
-use super::causes::{self, Cause};
+use super::causes::{self, Cause, Remedy};
 use super::findings::{Check, Findings, Severity};
 use super::host::Host;
 use super::log_lines::{self, Line, Log, Logs};
@@ -42,6 +43,9 @@ const BEFORE: u64 = 320;
 /// What is still told of a failed start after its end.
 const AFTER: u64 = 60;
 
+/// How many failures of a log are looked into, the last ones.
+const MOST_FAILURES: usize = 64;
+
 /// A start that failed: the toolstack's error, and when it was under way.
 struct Failure<'a> {
     log: &'a Log,
@@ -59,11 +63,15 @@ fn look(host: &Host, findings: &mut Findings) {
     }
     let failure = last_failure(host, logs);
     let cause = first_cause(host, logs, failure.as_ref());
+    let over = match (&failure, &cause) {
+        (Some(failure), _) => is_over(logs, failure.line, failure.domain),
+        (None, Some((_, line, _))) => is_over(logs, line, log_lines::domain(&line.text)),
+        (None, None) => false,
+    };
     if let Some(failure) = &failure {
-        say_failure(host, logs, failure, cause.is_some(), findings);
+        say_failure(host, logs, failure, (cause.is_some(), over), findings);
     }
     if let Some((log, line, cause)) = cause {
-        let over = is_over(logs, line, log_lines::domain(&line.text));
         say_cause(host, (log, line, cause), over, findings);
     }
     class_width(host, logs, findings);
@@ -76,19 +84,19 @@ fn read(logs: &Logs, findings: &mut Findings) {
     for (file, why) in &logs.unreadable {
         findings
             .found_in(&READ, format!("{file}: {why}"))
-            .remedy("run the doctor as root");
+            .advice("run the doctor as root");
     }
     if logs.files.is_empty() {
         findings
             .found_in(&READ, "there are no logs")
-            .remedy("with --root, DIR is what has var/log in it");
+            .advice("with --root, DIR is what has var/log in it");
         return;
     }
     let mut seen = format!("{} files", logs.files.len());
     if let Some(first) = logs.rotated.first() {
-        let count = logs.rotated.len();
+        let (count, first) = (logs.rotated.len(), quoted(first));
         seen = format!(
-            "{seen}; {count} rotated ones were not read (zgrep -h 'Timeout reached' {first} ...)"
+            "{seen}; {count} rotated ones were not read (zgrep 'Timeout reached' {first} ...)"
         );
     }
     findings.ok(&READ, seen);
@@ -100,25 +108,30 @@ fn last_failure<'a>(host: &Host, logs: &'a Logs) -> Option<Failure<'a>> {
     let mut failures: Vec<Failure<'a>> = Vec::new();
     for log in &logs.files {
         let mut started = None;
+        let mut of_log = VecDeque::new();
         for line in &log.lines {
             if let Some(domain) = log_lines::started(&line.text) {
                 started = Some((domain, line.time));
             }
             if log_lines::failed(&line.text) {
-                failures.push(Failure::new(log, line, started, logs));
+                of_log.truncate(MOST_FAILURES - 1);
+                of_log.push_front((line, started));
             }
         }
+        let of_log = of_log.into_iter().rev();
+        failures.extend(of_log.map(|(line, started)| Failure::new(log, line, started, logs)));
     }
     let meant = |failure: &Failure<'_>| {
-        let names = vm
-            .as_ref()
-            .is_some_and(|vm| failure.line.text.contains(vm.as_str()));
+        let named = log_lines::uuid(&failure.line.text);
+        if named.is_some() && vm.is_some() {
+            return named == vm.as_deref();
+        }
         let of_vm = || {
             let failed = failure.domain.and_then(|domain| logs.vm_of(domain));
             failed.is_some() && failed == vm
         };
         let anything = vm.is_none() && domain.is_none();
-        anything || names || (failure.domain.is_some() && failure.domain == domain) || of_vm()
+        anything || (failure.domain.is_some() && failure.domain == domain) || of_vm()
     };
     // The first line of the last failure: xapi repeats what xenopsd said.
     let failures = failures.into_iter().filter(meant);
@@ -133,12 +146,14 @@ fn last_failure<'a>(host: &Host, logs: &'a Logs) -> Option<Failure<'a>> {
 
 impl<'a> Failure<'a> {
     fn new(log: &'a Log, line: &'a Line, started: Option<(u32, Option<u64>)>, logs: &Logs) -> Self {
-        let named = logs.lines().rev().find_map(|(_, other)| {
-            let (vm, domain) = log_lines::created(&other.text)?;
-            line.text.contains(vm).then_some(domain)
-        });
         let own = log_lines::domain(&line.text);
-        let domain = own.or(named).or(started.map(|(domain, _)| domain));
+        let started_for = |(domain, _): (u32, _)| {
+            let whose = logs.vm_of(domain);
+            let vm = log_lines::uuid(&line.text);
+            vm.is_none() || whose.is_none() || whose.as_deref() == vm
+        };
+        let before = started.filter(|started| started_for(*started));
+        let domain = own.or(before.map(|(domain, _)| domain));
         let span = line.time.map(|end| {
             let begun = started.filter(|(id, _)| Some(*id) == domain);
             let begun = begun.and_then(|(_, time)| time).filter(|time| *time <= end);
@@ -181,9 +196,11 @@ fn first_cause<'a>(
     });
     if let Some(failure) = failure {
         let covered = all.filter(|(_, line, _)| failure.covers(line));
-        return covered.min_by_key(|(_, line, cause)| {
-            // What has no time is of the newest file of its kind.
-            (!cause.strong, line.time.unwrap_or(u64::MAX))
+        return covered.min_by_key(|(log, line, cause)| {
+            // What has no time is of the newest file of its kind; but the
+            // wrapper has one for all, of which the last lines count.
+            let late = (log.file == log_lines::WRAPPER).then_some(Reverse(line.number));
+            (!cause.strong, line.time.unwrap_or(u64::MAX), late)
         });
     }
     let (vm, domain) = (host.vm(), host.domain());
@@ -198,30 +215,30 @@ fn first_cause<'a>(
     ours.max_by_key(|(_, line, _)| line.time)
 }
 
-/// A later start, of another domain, did not fail.
+/// The last start is a later one, of another domain, and did not fail.
 fn is_over(logs: &Logs, line: &Line, domain: Option<u32>) -> bool {
     let Some(time) = line.time else { return false };
-    let failed = |domain: u32| {
-        logs.lines().any(|(_, other)| {
-            let of = log_lines::domain(&other.text).is_none_or(|other| other == domain);
-            let later = other.time.is_some_and(|other| other > time);
-            of && later
-                && (log_lines::failed(&other.text)
-                    || causes::of(&other.text).is_some_and(|cause| cause.strong))
-        })
+    let started = |line: &Line| Some((line.time?, log_lines::started(&line.text)?));
+    let last = logs.lines().filter_map(|(_, line)| started(line)).max();
+    let Some((from, started)) = last.filter(|(from, _)| *from > time) else {
+        return false;
     };
-    logs.lines().any(|(_, other)| {
-        let later = other.time.is_some_and(|other| other > time);
-        let started = log_lines::started(&other.text).filter(|started| Some(*started) != domain);
-        later && started.is_some_and(|started| !failed(started))
-    })
+    let bad = |line: &Line| {
+        let strong = causes::of(&line.text).is_some_and(|cause| cause.strong);
+        strong || log_lines::failed(&line.text)
+    };
+    let failed = logs.lines().any(|(_, line)| {
+        let of = log_lines::domain(&line.text).is_none_or(|domain| domain == started);
+        of && line.time.is_some_and(|time| time >= from) && bad(line)
+    });
+    Some(started) != domain && !failed
 }
 
 fn say_failure(
     host: &Host,
     logs: &Logs,
     failure: &Failure<'_>,
-    explained: bool,
+    (explained, over): (bool, bool),
     findings: &mut Findings,
 ) {
     let whose = match failure.domain {
@@ -232,22 +249,21 @@ fn say_failure(
         .vm()
         .or_else(|| failure.domain.and_then(|domain| logs.vm_of(domain)));
     let vm = quoted(vm.as_deref().unwrap_or("UUID"));
-    let over = is_over(logs, failure.line, failure.domain);
     let finding = findings.found_in(&FAILURE, format!("{whose}{}", message(&failure.line.text)));
     finding.at(failure.log.place(failure.line));
     if over {
         finding
             .severity(Severity::Note)
-            .remedy("a later start did not fail");
+            .advice("a later start did not fail");
         return;
     }
     if explained {
         finding
-            .remedy("this is what xenopsd says whenever QEMU does not come up; the cause is below");
+            .advice("this is what xenopsd says whenever QEMU does not come up; the cause is below");
     } else {
-        finding.remedy("the logs do not say why; the newest /var/log/xen/qemu-dm-*.log and daemon.log are where it would be");
+        finding.advice("the logs do not say why; the newest /var/log/xen/qemu-dm-*.log and daemon.log are where it would be");
     }
-    finding.remedy(format!("to see whether the device is the cause, start once without it: xe vm-param-remove uuid={vm} param-name=platform param-key=vgpu-stub && xe vm-start uuid={vm}"));
+    finding.remedy(format!("xe vm-param-remove uuid={vm} param-name=platform param-key=vgpu-stub && xe vm-start uuid={vm}   # once without the device: is it the cause?"));
 }
 
 fn say_cause(host: &Host, (log, line, cause): Found<'_>, over: bool, findings: &mut Findings) {
@@ -260,8 +276,11 @@ fn say_cause(host: &Host, (log, line, cause): Found<'_>, over: bool, findings: &
         finding.severity(Severity::Note);
     }
     let vm = quoted(host.vm().as_deref().unwrap_or("UUID"));
-    for remedy in cause.remedy {
-        finding.remedy(remedy.replace("UUID", &vm));
+    for step in cause.remedy {
+        match step {
+            Remedy::Type(line) => finding.remedy(line.replace("UUID", &vm)),
+            Remedy::Do(line) => finding.advice(line),
+        };
     }
 }
 

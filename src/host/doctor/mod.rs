@@ -26,7 +26,7 @@ mod vm;
 mod wrapper;
 mod xapi;
 
-pub use findings::{Check, Finding, Findings, Place, Row, Severity, State};
+pub use findings::{Check, Finding, Findings, Place, Row, Severity, State, Step};
 pub use host::{Host, Target};
 pub use repair::{Fix, mend};
 

@@ -78,7 +78,7 @@ fn server(host: &Host, domain: u32, findings: &mut Findings) {
     if !host.view.exists(&directory) {
         findings
             .found_in(&SOCKET, format!("domain {domain} is to have the device, but {directory} is not there: the wrapper did not run when the VM started"))
-            .remedy("see the group \"wrapper\" above, then:")
+            .advice("put right what the group \"wrapper\" says, then:")
             .remedy(again(host, domain));
         return;
     }

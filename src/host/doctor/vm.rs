@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::host::setting::Setting;
+
 use super::Group;
 use super::findings::{Check, Findings, Severity};
 use super::host::{Host, is_on};
@@ -99,7 +101,8 @@ fn domain(host: &Host, findings: &mut Findings) {
                         &DOMAIN,
                         format!("there is no domain {domain}: a domain's id changes at each boot"),
                     )
-                    .remedy("list_domains    (or xl list); or name the VM: --vm UUID");
+                    .remedy("list_domains   # or: xl list")
+                    .advice("or name the VM: --vm UUID");
             } else {
                 let vm = vm.unwrap_or_else(|| "of an unknown VM".to_owned());
                 findings.ok(&DOMAIN, format!("domain {domain} is {vm}"));
@@ -123,7 +126,7 @@ fn setting(host: &Host, findings: &mut Findings) {
         let Some(value) = host.setting(domain) else {
             continue;
         };
-        if let Err(why) = check(value) {
+        if let Err(why) = Setting::parse(value.as_bytes()) {
             let vm = store.vm_of(domain).unwrap_or_else(|| "UUID".to_owned());
             findings
                 .found_in(
@@ -131,7 +134,7 @@ fn setting(host: &Host, findings: &mut Findings) {
                     format!("domain {domain}: vgpu-stub={value:?} {why}"),
                 )
                 .remedy(format!(
-                    "xe vm-param-set uuid={} platform:vgpu-stub=true    and start the VM again",
+                    "xe vm-param-set uuid={} platform:vgpu-stub=true   # and start the VM again",
                     quoted(&vm)
                 ));
         } else {
@@ -157,36 +160,6 @@ fn setting(host: &Host, findings: &mut Findings) {
     }
 }
 
-/// What the wrapper would say of it.
-fn check(value: &str) -> Result<(), String> {
-    const MOST: usize = 256;
-    if value.len() > MOST {
-        return Err(format!("is longer than {MOST} bytes"));
-    }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".,_+=:/-".contains(&byte);
-    if !value.bytes().all(plain) {
-        return Err("has a character other than letters, digits and . , _ + = : / -".to_owned());
-    }
-    if !is_on(value) || matches!(value, "true" | "1" | "on") {
-        return Ok(());
-    }
-    let mut parts = value.split(',');
-    let device = parts.next().unwrap_or_default();
-    if device != "stub" {
-        return Err(format!("names no device of this program: {device:?}"));
-    }
-    let unknown = parts.find(|part| {
-        let key = part.split('=').next().unwrap_or_default();
-        !["vectors", "addr", "on-failure"].contains(&key) || !part.contains('=')
-    });
-    match unknown {
-        Some(part) => Err(format!(
-            "has {part:?}, which is not vectors=N, addr=0xN or on-failure=fail|continue"
-        )),
-        None => Ok(()),
-    }
-}
-
 /// xenopsd writes a VM's `platform` when it makes the domain.
 fn pending(host: &Host, vm: &Vm, findings: &mut Findings) {
     let Some(store) = host.store() else {
@@ -202,7 +175,7 @@ fn pending(host: &Host, vm: &Vm, findings: &mut Findings) {
     if set != runs {
         findings
             .found_in(&PENDING, format!("VM {}: platform:vgpu-stub is {set:?}, but its domain {domain} was made with {runs:?}", vm.uuid))
-            .remedy(format!("xe vm-shutdown uuid={0} && xe vm-start uuid={0}    (a reboot from inside is enough, too)", quoted(&vm.uuid)));
+            .remedy(format!("xe vm-shutdown uuid={0} && xe vm-start uuid={0}   # a reboot from inside is enough, too", quoted(&vm.uuid)));
     }
 }
 
@@ -288,7 +261,7 @@ fn stale_paths(host: &Host, vm: &Vm, findings: &mut Findings) {
             }
             finding
                 .remedy(format!("xe vm-param-remove uuid={} param-name={name} param-key={}", quoted(&vm.uuid), quoted(key)))
-                .remedy("name no path with a domain's id; the wrapper makes the socket's path at each start");
+                .advice("name no path with a domain's id; the wrapper makes the socket's path at each start");
         }
     }
 }
@@ -322,7 +295,7 @@ fn drives(vm: &Vm, findings: &mut Findings) {
         let (vm, drive) = (quoted(&vm.uuid), quoted(drive));
         findings
             .found_in(&CD, format!("VM {vm}: the CD drive {drive} has userdevice {userdevice:?}, which is not a number"))
-            .remedy(format!("xe vbd-destroy uuid={drive}    (with the VM halted)"))
+            .remedy(format!("xe vbd-destroy uuid={drive}   # with the VM halted"))
             .remedy(format!("xe vm-cd-add uuid={vm} cd-name=ISO device=3"));
     }
 }
@@ -330,29 +303,6 @@ fn drives(vm: &Vm, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_setting_is_a_device_with_its_options() {
-        for good in [
-            "true",
-            "0",
-            "off",
-            "stub",
-            "stub,vectors=2,addr=0xd,on-failure=continue",
-        ] {
-            assert_eq!(check(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "yes please",
-            "gpu",
-            "stub,vectors",
-            "stub,socket=/x",
-            "$(reboot)",
-        ] {
-            assert!(check(bad).is_err(), "{bad}");
-        }
-        assert!(check(&"a".repeat(257)).is_err());
-    }
 
     #[test]
     fn a_domain_is_found_in_the_paths_that_carry_one() {

@@ -104,11 +104,11 @@ fn stock(host: &Host, findings: &mut Findings) {
                 &STOCK,
                 format!("{shown} is vgpu-stub itself: it would execute itself for ever"),
             )
-            .remedy(format!(
+            .advice(format!(
                 "take QEMU_WRAPPER out of {}, or name the stock wrapper there",
                 host.configuration()
             ))
-            .remedy("if the stock wrapper was replaced: yum reinstall xenopsd-xc");
+            .remedy("yum reinstall xenopsd-xc   # if the stock wrapper was replaced");
         return;
     }
     match host.view.facts(&stock) {
@@ -132,8 +132,9 @@ fn stock(host: &Host, findings: &mut Findings) {
         Err(error) => {
             findings
                 .found_in(&STOCK, format!("{shown}: {error}"))
-                .remedy(format!(
-                    "yum reinstall xenopsd-xc, or name the stock wrapper as QEMU_WRAPPER= in {}",
+                .remedy("yum reinstall xenopsd-xc")
+                .advice(format!(
+                    "or name the stock wrapper as QEMU_WRAPPER= in {}",
                     host.configuration()
                 ));
         }
@@ -199,7 +200,7 @@ fn drop_in(host: &Host, findings: &mut Findings) {
                     "{file}: {why}; xenopsd reads every file there, and does not start if it cannot"
                 ),
             )
-            .remedy(format!("move {} out of {DIRECTORY}", quoted(file)));
+            .remedy(format!("mv {} /root/", quoted(file)));
     }
     if xenopsd.last(KEY).is_some_and(|said| said.value == WRAPPER) {
         findings.ok(&DROP_IN, format!("{KEY}={WRAPPER}"));
@@ -245,12 +246,7 @@ fn keys(host: &Host, findings: &mut Findings) {
                 format!("xenopsd passes over the key {:?}; it is {KEY:?}", said.key),
             )
             .at(place(said))
-            .remedy(format!(
-                "sed -i 's/^.*{}.*$/{KEY}={}/' {}",
-                said.key.replace('/', "."),
-                said.value.replace('/', "\\/"),
-                quoted(&said.file)
-            ))
+            .advice(format!("write {KEY}={} there", said.value))
             .remedy(RESTART);
     }
     findings.ok(&KEYS, "no misspelt one");
@@ -281,12 +277,12 @@ fn overridden(host: &Host, findings: &mut Findings) {
             ),
         )
         .at(place(said))
-        .remedy(format!(
+        .advice(format!(
             "if it is the wrapper that ours shall execute: QEMU_WRAPPER={} in {}",
             quoted(&said.value),
             host.configuration()
         ))
-        .remedy(format!(
+        .advice(format!(
             "take line {} out of {}",
             said.line,
             quoted(&said.file)
@@ -307,7 +303,8 @@ fn path(host: &Host, findings: &mut Findings) {
         findings
             .found_in(&PATH, format!("{shown} is not an absolute path"))
             .at(place(said))
-            .remedy(format!("{KEY}={WRAPPER}"));
+            .advice(format!("write {KEY}={WRAPPER} there"))
+            .remedy(RESTART);
         return;
     }
     match host.view.facts(&said.value) {
@@ -337,7 +334,7 @@ fn path(host: &Host, findings: &mut Findings) {
                 finding.remedy(format!("ln -sfn {PROGRAM} {WRAPPER}"));
             } else {
                 finding
-                    .remedy(format!("{KEY}={WRAPPER} in {FILE}"))
+                    .advice(format!("write {KEY}={WRAPPER} in {FILE}"))
                     .remedy(RESTART);
             }
         }
@@ -354,7 +351,7 @@ fn restarted(host: &Host, findings: &mut Findings) {
             .found_in(&RESTARTED, format!("{XENOPSD} does not run"))
             .remedy(RESTART)
             .remedy(format!(
-                "systemctl status {XENOPSD}; a file in {DIRECTORY} that cannot be read stops it"
+                "systemctl status {XENOPSD}   # a file in {DIRECTORY} that cannot be read stops it"
             ));
         return;
     };
@@ -408,11 +405,9 @@ fn config(host: &Host, findings: &mut Findings) {
                     file: file.to_owned(),
                     line: Some(line),
                 });
-                finding.remedy(format!("correct line {line} of {file}, or put # before it"));
+                finding.advice(format!("correct line {line} of {file}, or put # before it"));
             } else {
-                finding.remedy(format!(
-                    "put the package's file back: yum reinstall vgpu-stub; {file}"
-                ));
+                finding.remedy(format!("mv {file} {file}.old && yum reinstall vgpu-stub"));
             }
         }
         Ok(_) if host.view.exists(file) => findings.ok(&CONFIG, file),
