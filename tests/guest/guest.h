@@ -69,6 +69,7 @@ u32 time_khz(void);
 u64 deadline(u32 milliseconds);
 void settle(void); /* long enough for a wrong interrupt to arrive */
 u32 cycles_to_ns(u32 cycles);
+extern u32 patience; /* milliseconds that the device may take */
 
 /* Polls for a condition for at most some milliseconds; says whether it holds. */
 #define WAIT_MS(condition, milliseconds)                 \
@@ -79,7 +80,7 @@ u32 cycles_to_ns(u32 cycles);
             pause();                                     \
         holds_ || (condition);                           \
     })
-#define WAIT(condition) WAIT_MS(condition, 5000)
+#define WAIT(condition) WAIT_MS(condition, patience)
 
 /* pci.c */
 enum {

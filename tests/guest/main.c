@@ -114,7 +114,8 @@ static bool option(const char *word)
     } all[] = { { "seed=", &options.seed },
               { "count=", &options.count },
               { "device=", &options.device },
-              { "linger=", &options.linger } };
+              { "linger=", &options.linger },
+              { "patience=", &patience } };
 
     for (u32 i = 0; i < COUNT(all); i++) {
         const char *name = all[i].name, *at = word;

@@ -6,6 +6,7 @@ enum { GATE = 1, SPEAKER = 2, OUTPUT = 0x20 };
 enum { PIT_TICKS_10MS = 11932, FALLBACK_KHZ = 3000000 };
 
 static u32 khz = FALLBACK_KHZ;
+u32 patience = 5000;
 
 /* Two 32-bit halves by 32 bits; the caller keeps the quotient in 32 bits. */
 static u32 divide(u64 value, u32 by)

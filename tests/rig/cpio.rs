@@ -5,6 +5,7 @@ const MAGIC: &str = "070701";
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
+const LINK: u32 = 0o120_777;
 const TRAILER: &str = "TRAILER!!!";
 
 /// An archive that grows in memory; all belongs to root.
@@ -35,6 +36,12 @@ impl Archive {
     pub(crate) fn character_device(&mut self, path: &str, major: u32, minor: u32) {
         self.above(path);
         self.entry(path, CHARACTER_DEVICE, (major, minor), &[]);
+    }
+
+    /// Adds a symbolic link, and the directories above it.
+    pub(crate) fn link(&mut self, path: &str, target: &str) {
+        self.above(path);
+        self.entry(path, LINK, (0, 0), target.as_bytes());
     }
 
     /// The whole archive.

@@ -173,7 +173,7 @@ impl Linux {
 
 /// A copy without debugging information, which is most of what a test's build
 /// is: the guest would unpack it into its memory.
-fn strip(program: &Path) -> Result<TempPath, RigError> {
+pub(super) fn strip(program: &Path) -> Result<TempPath, RigError> {
     let failed = |error| RigError::failed("cannot strip a program", error);
     let stripped = NamedTempFile::new().map_err(failed)?.into_temp_path();
     let mut command = Command::new("strip");

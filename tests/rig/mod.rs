@@ -13,6 +13,7 @@
 //! - [`server`]: the program under test; [`recorder`]: what goes over its socket.
 //! - [`shim_qemu`]: QEMU with the shim, built from source.
 //! - [`linux`]: Debian's cloud kernel with an initramfs made here.
+//! - [`xen`]: Xen with a dom0 that has `xl`, all of it inside QEMU.
 //!
 //! Where the packages come from and are kept is [`vgpu_stub::debian`].
 #![allow(
@@ -32,6 +33,7 @@ mod running;
 pub(crate) mod server;
 pub(crate) mod shim_qemu;
 mod skip;
+pub(crate) mod xen;
 
 pub(crate) use guest::Guest;
 pub(crate) use linux::Linux;

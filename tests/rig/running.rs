@@ -153,6 +153,12 @@ impl Running {
         }
     }
 
+    /// What the guest has written so far.
+    pub(crate) fn console(&mut self) -> &[String] {
+        self.seen.extend(self.console.try_iter());
+        &self.seen
+    }
+
     /// Waits until QEMU ends by itself.
     pub(crate) fn wait(mut self, limit: Duration) -> Result<Outcome, RigError> {
         let status = self

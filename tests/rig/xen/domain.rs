@@ -1,0 +1,70 @@
+//! What `xl` is told about an HVM guest.
+
+use std::fmt::Write as _;
+
+/// One guest's configuration. It has no disk, no display and no network; what
+/// it writes to its serial port is in `/share/NAME.log`. When it halts, its
+/// domain and device model stay until `xl destroy NAME`.
+#[derive(Debug)]
+pub(crate) struct Domain {
+    name: String,
+    lines: String,
+    device_model_arguments: Vec<String>,
+}
+
+impl Domain {
+    /// A guest that boots a multiboot image of the share.
+    pub(crate) fn new(name: &str, image: &str, command_line: &str) -> Self {
+        let lines = format!(
+            r#"name = "{name}"
+type = "hvm"
+memory = 64
+vcpus = 1
+kernel = "/share/{image}"
+extra = "{command_line}"
+serial = "file:/share/{name}.log"
+vga = "none"
+vnc = 0
+nographic = 1
+usb = 0
+xen_platform_pci = 1
+tsc_mode = "native"
+on_poweroff = "preserve"
+on_reboot = "preserve"
+on_crash = "preserve"
+device_model_version = "qemu-xen"
+"#
+        );
+        Self {
+            name: name.to_owned(),
+            lines,
+            device_model_arguments: Vec::new(),
+        }
+    }
+
+    /// Starts another device model, by its path in dom0.
+    pub(crate) fn device_model(mut self, path: &str) -> Self {
+        writeln!(self.lines, "device_model_override = \"{path}\"")
+            .expect("a string takes everything");
+        self
+    }
+
+    /// Gives the device model a further argument.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.device_model_arguments.push(argument.to_owned());
+        self
+    }
+
+    /// The name of the guest.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// xl.cfg(5).
+    pub(crate) fn text(&self) -> String {
+        let quoted = |argument: &String| format!("'{argument}'");
+        let arguments: Vec<String> = self.device_model_arguments.iter().map(quoted).collect();
+        let arguments = arguments.join(", ");
+        format!("{}device_model_args_hvm = [{arguments}]\n", self.lines)
+    }
+}
