@@ -1,20 +1,83 @@
-//! The device in an HVM guest under a real Xen.
+//! The device in an HVM guest under a real Xen, put there by the launcher in
+//! front of `xl`'s device model.
 
+mod host;
 #[path = "../rig/mod.rs"]
 mod rig;
 
-use std::time::Duration;
-
+use host::Host;
 use rig::{RigError, or_skip, xen};
 
+/// What the guest does: everything once, copies both ways among it, with an
+/// interrupt for each that is done.
+const TESTS: [&str; 4] = ["identity", "registers", "irq-msix", "dma-fence"];
+
 #[test]
-fn dom0_runs_a_script() -> Result<(), RigError> {
+fn a_guest_drives_the_device_through_debians_device_model() -> Result<(), RigError> {
     let Some(xen) = or_skip(xen::Rig::ready()) else {
         return Ok(());
     };
-    let mut dom0 = xen.dom0()?;
-    let answer = dom0.run("xl list; exit 3", Duration::from_secs(60))?;
-    assert_eq!(answer.status, 3, "{answer:?}");
-    assert!(answer.output.contains("Domain-0"), "{answer:?}");
+    let mut host = Host::new(xen, &[])?;
+    let guest = host.guest("vfio", "stub,vectors=16", &TESTS)?;
+    host.create(&guest)?;
+    host.passes(&guest, &TESTS)?;
+    let added = host.added_arguments();
+    assert_eq!(added.len(), 2, "{added:?}");
+    assert!(
+        added[1].contains(r#""driver":"vfio-user-pci""#),
+        "{added:?}"
+    );
+    assert!(added[1].contains(r#""addr":"0xc""#), "{added:?}");
+    let servers =
+        host.run("grep -h '^Uid:' $(pidof vgpu-stub | sed 's!\\([0-9]*\\)!/proc/\\1/status!g')")?;
+    assert!(servers.output.contains("\t1900000001\t"), "{servers:?}");
+    host.destroy(&guest)
+}
+
+#[test]
+fn a_guest_without_the_setting_starts_as_it_would_have() -> Result<(), RigError> {
+    let Some(xen) = or_skip(xen::Rig::ready()) else {
+        return Ok(());
+    };
+    let mut host = Host::new(xen, &[])?;
+    let guest = host.guest("plain", "", &[])?;
+    host.create(&guest)?;
+    host.passes(&guest, &[])?;
+    let log = host.read("plain.log");
+    assert!(log.contains("device=none"), "{log}");
+    assert_eq!(host.added_arguments(), [""; 0]);
+    assert_eq!(
+        host.run("ls /run/vgpu-stub || true; pidof vgpu-stub")?
+            .status,
+        1
+    );
+    host.destroy(&guest)
+}
+
+#[test]
+fn a_server_that_fails_fails_the_start_at_once_and_says_why() -> Result<(), RigError> {
+    const CAUSE: &str = "no such device today";
+    let Some(xen) = or_skip(xen::Rig::ready()) else {
+        return Ok(());
+    };
+    let mut host = Host::new(xen, &["SERVER=/share/broken"])?;
+    host.script("broken", &format!("echo {CAUSE} >&2; exit 1"))?;
+    let guest = host.guest("broken", "true", &TESTS)?;
+    let answer = host.run("xl create /share/broken.cfg")?;
+    assert_ne!(answer.status, 0, "{answer:?}");
+    // Killed at its limit, it would not have come to an end of its own.
+    assert_ne!(answer.status, 137, "{answer:?}");
+    for log in [
+        "/var/log/vgpu-stub/wrapper.log",
+        "/var/log/xen/qemu-dm-broken.log",
+    ] {
+        let said = host.run(&format!("cat {log}"))?.output;
+        assert!(
+            said.contains(CAUSE) && said.contains("domain 1"),
+            "{log}: {said}"
+        );
+    }
+    let left = host.run("xl domid broken || ls /run/vgpu-stub/1 || pidof vgpu-stub")?;
+    assert_eq!(left.status, 1, "{left:?}");
     Ok(())
 }

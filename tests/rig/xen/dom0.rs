@@ -112,9 +112,14 @@ impl Dom0 {
 
     /// Puts a shell script into the share.
     pub(crate) fn script(&self, name: &str, text: &str) -> Result<(), RigError> {
+        self.file(name, &format!("#!/bin/sh\n{text}\n"))?;
+        self.executable(&self.share().join(name))
+    }
+
+    /// Puts a text into the share.
+    pub(crate) fn file(&self, name: &str, text: &str) -> Result<(), RigError> {
         let to = self.share().join(name);
-        fs::write(&to, format!("#!/bin/sh\n{text}\n")).map_err(io_failed("cannot write", &to))?;
-        self.executable(&to)
+        fs::write(&to, text).map_err(io_failed("cannot write", &to))
     }
 
     fn executable(&self, path: &Path) -> Result<(), RigError> {
