@@ -6,11 +6,16 @@ mod host;
 mod rig;
 
 use host::Host;
+use rig::shim_qemu::{self, Version};
 use rig::{RigError, or_skip, xen};
 
 /// What the guest does: everything once, copies both ways among it, with an
 /// interrupt for each that is done.
 const TESTS: [&str; 4] = ["identity", "registers", "irq-msix", "dma-fence"];
+
+/// Threads that a device model has anyway: of RCU, the monitor and the display,
+/// and one that stands for the processor.
+const THREADS: [&str; 4] = ["CPU 0/DUMMY", "IO mon_iothread", "call_rcu", "vnc_worker"];
 
 #[test]
 fn a_guest_drives_the_device_through_debians_device_model() -> Result<(), RigError> {
@@ -31,6 +36,33 @@ fn a_guest_drives_the_device_through_debians_device_model() -> Result<(), RigErr
     let servers =
         host.run("grep -h '^Uid:' $(pidof vgpu-stub | sed 's!\\([0-9]*\\)!/proc/\\1/status!g')")?;
     assert!(servers.output.contains("\t1900000001\t"), "{servers:?}");
+    host.destroy(&guest)
+}
+
+#[test]
+fn a_guest_drives_the_device_through_the_shim() -> Result<(), RigError> {
+    let Some(xen) = or_skip(xen::Rig::ready()) else {
+        return Ok(());
+    };
+    let Some(qemu) = or_skip(shim_qemu::obtain(Version::Debian10_0Xen)) else {
+        return Ok(());
+    };
+    let dom0 = xen.dom0()?;
+    dom0.program("qemu", qemu.program())?;
+    let start = "/share/qemu -L /usr/share/qemu -L /usr/share/seabios";
+    let mut host = Host::with(dom0, start, &[])?;
+    let guest = host.guest("shim", "true", &TESTS)?;
+    host.create(&guest)?;
+    host.passes(&guest, &TESTS)?;
+    let added = host.added_arguments();
+    let device = "vgpu-stub,socket=/run/vgpu-stub/1/socket,addr=0xc";
+    assert_eq!(added, ["-device", device]);
+    // The first has QEMU's name and is its main loop: no other is the shim's.
+    let threads = host.threads();
+    let main = threads.iter().filter(|name| *name == "qemu").count();
+    let others = |name: &&String| *name != "qemu" && !THREADS.contains(&name.as_str());
+    assert_eq!(main, 1, "{threads:?}");
+    assert_eq!(threads.iter().find(others), None, "{threads:?}");
     host.destroy(&guest)
 }
 
@@ -62,7 +94,7 @@ fn a_server_that_fails_fails_the_start_at_once_and_says_why() -> Result<(), RigE
     };
     let mut host = Host::new(xen, &["SERVER=/share/broken"])?;
     host.script("broken", &format!("echo {CAUSE} >&2; exit 1"))?;
-    let guest = host.guest("broken", "true", &TESTS)?;
+    host.guest("broken", "true", &TESTS)?;
     let answer = host.run("xl create /share/broken.cfg")?;
     assert_ne!(answer.status, 0, "{answer:?}");
     // Killed at its limit, it would not have come to an end of its own.
