@@ -27,7 +27,6 @@
 #include "qemu/main-loop.h"
 #include "qemu/memfd.h"
 #include "qemu/module.h"
-#include "qemu/range.h"
 #include "qemu/sockets.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
@@ -191,7 +190,7 @@ struct VgpuStub {
         VgpuIoFd is;
     } bells[VGPU_MAX_FDS];      /* writes that are an eventfd's signal */
     unsigned n_bells;
-    VgpuVector *vectors;        /* of INTx, MSI or MSI-X, whichever is on */
+    VgpuVector *vectors;        /* of MSI-X, or the first of INTx */
     unsigned n_vectors, n_irqs; /* that there are, that are on */
     int irq_index;              /* VFIO_PCI_..._IRQ_INDEX */
     bool intx_pending;
@@ -650,7 +649,7 @@ static bool vgpu_describe_region(VgpuStub *s, unsigned region, VgpuLayout *to)
     VgpuBody b;
     int size = vgpu_ask(s, VFIO_USER_DEVICE_GET_REGION_INFO, region, &b,
                         sizeof(b.region), sizeof(b));
-    bool list = b.region.flags & VFIO_REGION_INFO_FLAG_CAPS;
+    bool list = b.region.flags & VFIO_REGION_INFO_FLAG_CAPS, good;
     uint32_t at = b.region.cap_offset, i;
 
     if (size < 0) {
@@ -658,16 +657,21 @@ static bool vgpu_describe_region(VgpuStub *s, unsigned region, VgpuLayout *to)
     }
     to->sizes[region] = area.size = b.region.size;
     if (region >= VGPU_BARS || (b.region.flags & mapped) != mapped ||
-        !s->n_rx_fds || (list && at > size - sizeof(cap))) {
+        !s->n_rx_fds) {
         return true;
     }
-    if (list) {
+    good = !list || (at >= sizeof(b.region) && at <= size - sizeof(cap));
+    if (list && good) {
         memcpy(&cap, b.bytes + at, sizeof(cap));
         at += sizeof(cap);
-        if (cap.header.id != VFIO_REGION_INFO_CAP_SPARSE_MMAP ||
-            cap.nr_areas > (size - at) / sizeof(area)) {
+        if (cap.header.id != VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
             return true;
         }
+        good = cap.nr_areas <= (size - at) / sizeof(area);
+    }
+    if (!good) {
+        vgpu_fail(s, "the capabilities of region %u make no sense", region);
+        return false;
     }
     for (i = 0; i < cap.nr_areas && to->n_areas < VGPU_MAX_AREAS; i++) {
         if (list) {
@@ -926,19 +930,19 @@ static void vgpu_interrupt(void *opaque)
  */
 static void vgpu_end_intx(VgpuStub *s)
 {
-    s->intx_pending = false;
-    pci_irq_deassert(PCI_DEVICE(s));
-    vgpu_show_areas(s, s->live);
-    vgpu_set_irqs(s, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_DATA_NONE |
-                  VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, VGPU_POSTED);
+    if (s->intx_pending) {
+        s->intx_pending = false;
+        pci_irq_deassert(PCI_DEVICE(s));
+        vgpu_show_areas(s, s->live);
+        vgpu_set_irqs(s, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_DATA_NONE |
+                      VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, VGPU_POSTED);
+    }
 }
 
 static void vgpu_stop_irqs(VgpuStub *s)
 {
-    if (s->intx_pending) {
-        vgpu_end_intx(s);
-    }
-    if (s->n_irqs && s->sock >= 0) {
+    vgpu_end_intx(s);
+    if (s->n_irqs) {
         vgpu_set_irqs(s, s->irq_index, VFIO_IRQ_SET_DATA_NONE |
                       VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, 0);
     }
@@ -986,9 +990,7 @@ static uint64_t vgpu_bar_read(void *opaque, hwaddr offset, unsigned size)
         value = ldn_le_p(b.access.data, size);
     }
     trace_vgpu_stub_read(s->name, bar - s->bars, offset, size, value);
-    if (s->intx_pending) {
-        vgpu_end_intx(s);
-    }
+    vgpu_end_intx(s);
     return value;
 }
 
@@ -1002,9 +1004,7 @@ static void vgpu_bar_write(void *opaque, hwaddr offset, uint64_t value,
     if (s->live) {
         vgpu_write(s, bar - s->bars, offset, value, size, s->posted_writes);
     }
-    if (s->intx_pending) {
-        vgpu_end_intx(s);
-    }
+    vgpu_end_intx(s);
 }
 
 static const MemoryRegionOps vgpu_bar_ops = {
@@ -1029,8 +1029,8 @@ static uint32_t vgpu_config_read(PCIDevice *pci, uint32_t address, int size)
     if (vgpu_is_ours(pci, address)) {
         uint32_t value = pci_default_read_config(pci, address, size);
 
-        /* An INTx that the command register holds back is the server's news */
-        if (ranges_overlap(address, size, PCI_STATUS, 1) && s->live &&
+        /* An INTx that is disabled stays with the server, but shows here */
+        if (s->live && address <= PCI_STATUS && PCI_STATUS < address + size &&
             vgpu_read(s, VGPU_CONFIG, PCI_STATUS, 1, &b) >= 0) {
             value |= (b.access.data[0] & PCI_STATUS_INTERRUPT) <<
                      8 * (PCI_STATUS - address);
@@ -1161,6 +1161,7 @@ static void vgpu_reset(DeviceState *dev)
 static void vgpu_resume(VgpuStub *s)
 {
     PCIDevice *pci = PCI_DEVICE(s);
+    const uint8_t *config = pci->config;
     unsigned at;
 
     vgpu_map(s);
@@ -1169,15 +1170,13 @@ static void vgpu_resume(VgpuStub *s)
         vgpu_call(s, VFIO_USER_DEVICE_RESET, NULL, 0, 0, 0);
     }
     for (at = PCI_BASE_ADDRESS_0; at <= PCI_BASE_ADDRESS_5; at += 4) {
-        vgpu_write(s, VGPU_CONFIG, at, pci_get_long(pci->config + at), 4,
-                   false);
+        vgpu_write(s, VGPU_CONFIG, at, pci_get_long(config + at), 4, false);
     }
-    vgpu_write(s, VGPU_CONFIG, PCI_COMMAND,
-               pci_get_word(pci->config + PCI_COMMAND), 2, false);
+    at = PCI_COMMAND;
+    vgpu_write(s, VGPU_CONFIG, at, pci_get_word(config + at), 2, false);
     if (s->layout.msix_at) {
         at = s->layout.msix_at + PCI_MSIX_FLAGS;
-        vgpu_write(s, VGPU_CONFIG, at, pci_get_word(pci->config + at), 2,
-                   false);
+        vgpu_write(s, VGPU_CONFIG, at, pci_get_word(config + at), 2, false);
     }
     s->n_maps = 0;
     s->listener.region_add = vgpu_region_add;
@@ -1213,12 +1212,12 @@ static void vgpu_welcome(void *opaque)
     qemu_set_fd_handler(s->sock, NULL, NULL, NULL);
     timer_del(s->timer);
     s->deadline = s->until;
-    if (vgpu_describe(s, layout)) {
-        if (memcmp(layout, &s->layout, sizeof(*layout))) {
-            vgpu_fail(s, "another device has taken its place");
-        } else {
-            vgpu_resume(s);
-        }
+    if (vgpu_describe(s, layout) &&
+        memcmp(layout, &s->layout, sizeof(*layout))) {
+        vgpu_fail(s, "another device has taken its place");
+    }
+    if (s->sock >= 0) {
+        vgpu_resume(s);
     }
     s->deadline = 0;
     if (s->live) {
@@ -1384,7 +1383,11 @@ static void vgpu_realize(PCIDevice *pci, Error **errp)
     }
     if (s->path && (!*s->path || strlen(s->path) >=
                     sizeof_field(struct sockaddr_un, sun_path))) {
-        error_setg(errp, "vgpu-stub: socket is empty or too long a path");
+        error_setg(errp, "vgpu-stub: socket must be a short path, not empty");
+        return;
+    }
+    if (!s->connect_timeout || !s->msg_timeout) {
+        error_setg(errp, "vgpu-stub: a timeout must be 1 ms or more");
         return;
     }
     s->name = s->path ? g_strdup(s->path) : g_strdup_printf("fd %d", s->fd);
