@@ -31,6 +31,17 @@ pub(super) struct Kept {
     pub(super) permit: Permit,
 }
 
+impl Kept {
+    /// Nothing but leave to run.
+    pub(super) fn only(permit: Permit) -> Self {
+        Self {
+            files: Vec::new(),
+            firmware: None,
+            permit,
+        }
+    }
+}
+
 /// Leave to run one of a few QEMUs at a time, whatever the number of test
 /// threads. A test that runs two at once might wait for itself.
 #[derive(Debug)]

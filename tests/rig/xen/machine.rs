@@ -10,7 +10,7 @@ use std::process::Stdio;
 use vgpu_stub::debian::qemu::Qemu;
 
 use super::super::RigError;
-use super::super::running::{Permit, Running};
+use super::super::running::{Kept, Permit, Running};
 use super::contents::{HYPERVISOR, INITRAMFS};
 use super::identity;
 
@@ -90,7 +90,7 @@ impl Machine {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        Running::new(child, console, monitor, (Vec::new(), permit))
+        Running::new(child, console, monitor, Kept::only(permit))
     }
 
     /// Dom0's kernel with its command line, and its memory disk.
