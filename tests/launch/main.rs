@@ -6,6 +6,8 @@ mod failures;
 mod host;
 mod passthrough;
 mod plain;
+#[path = "../program/mod.rs"]
+mod program;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod servers;

@@ -2,12 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::pipe;
+use std::io::{PipeReader, pipe};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::host::{Host, Recorded};
 use super::store::Manner;
+
+const INHERITED: i32 = 200;
 
 const ODD: [&[u8]; 9] = [
     b"with space",
@@ -34,23 +39,37 @@ fn recorded(host: &Host, mut command: Command, inherited: &File) -> Recorded {
     host.recorded()
 }
 
+/// A command that inherits a pipe as number 200, as QEMU does its tap devices.
+fn inheriting(program: &Path, pipe: &PipeReader) -> Command {
+    let pipe = pipe.as_raw_fd();
+    let mut command = Command::new(program);
+    // SAFETY: between fork and exec it makes one system call and does not
+    // allocate; the pipe is open as long as the command is used.
+    #[allow(unsafe_code, reason = "the only way to choose a descriptor's number")]
+    unsafe {
+        command.pre_exec(move || match libc::dup2(pipe, INHERITED) {
+            INHERITED => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    command
+}
+
 /// What the stock wrapper sees through ours is what it sees without.
 fn is_the_same(host: &Host, first: &[&str]) {
-    // A descriptor that is meant for QEMU, as its tap devices are.
     let (reader, _writer) = pipe().unwrap();
-    rustix::io::fcntl_setfd(&reader, rustix::io::FdFlags::empty()).unwrap();
     let output = File::create(host.path("output")).unwrap();
-    let mut direct = Command::new(host.path("stock"));
+    let mut direct = inheriting(&host.path("stock"), &reader);
     direct.args(first);
     let direct = recorded(host, direct, &output);
-    let mut wrapped = Command::new(host.path("qemu-wrapper"));
+    let mut wrapped = inheriting(&host.path("qemu-wrapper"), &reader);
     wrapped.args(first);
     let wrapped = recorded(host, wrapped, &output);
     assert_eq!(direct.argv, wrapped.argv);
     assert_eq!(direct.fds, wrapped.fds);
     assert!(direct.environ == wrapped.environ);
     assert_eq!(wrapped.argv.len(), first.len() + ODD.len());
-    let pipe = |fd: &String| fd.contains("pipe:");
+    let pipe = |fd: &String| fd.starts_with("200 pipe:");
     assert!(wrapped.fds.iter().any(pipe), "{:?}", wrapped.fds);
     assert!(!host.path("run").exists());
 }

@@ -1,11 +1,13 @@
 //! A VM with the setting gets a server, which ends with it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use vfio_user::Client;
 
 use super::host::{Host, kill, reads_id};
+use super::program::inherit;
 
 fn status(pid: rustix::process::Pid) -> String {
     fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap()
@@ -31,6 +33,8 @@ fn qemu_gets_a_device_whose_server_is_ready() {
     let mut client = Client::new(&watched.socket()).unwrap();
     assert_eq!(&reads_id(&mut client), b"VGPU");
     assert!(watched.runs());
+    let mode = fs::metadata(watched.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
     drop(client);
     watched.wait();
     assert!(!watched.path.exists());
@@ -159,9 +163,10 @@ fn a_server_has_no_descriptor_of_who_started_it() {
     let host = Host::new();
     host.ask(7, "true");
     let (reader, writer) = std::io::pipe().unwrap();
-    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
-    host.started(7);
-    drop(writer);
+    let mut command = host.wrapper(["7"]);
+    inherit(&mut command, writer.into());
+    assert!(command.status().unwrap().success());
+    drop(command);
     // Nobody has it but us: its end is seen while the server runs.
     assert_eq!(std::io::read_to_string(reader).unwrap(), "");
     assert!(host.watch(7).runs());

@@ -82,6 +82,8 @@ pub fn keep(job: &Job) -> Result<(), String> {
     apart::close_inherited();
     // Fails for one who leads a group already, which does as well.
     let _ = setsid();
+    // Only who started it connects to its socket.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let path = &job.directory;
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     // Nobody is there to be served for.
