@@ -10,8 +10,15 @@ fn without_the_drop_in_xenopsd_does_not_know_of_it() {
     let tree = Tree::healthy();
     tree.remove(DROP_IN);
     let id = "wrapper.drop-in";
+    let report = tree.examine(&[]);
+    report.is_only(id, "broken", "is not there", RESTART);
+    report.has(id, "broken", "", "yum install vgpu-stub-xenopsd");
+    // Nobody wants the device.
+    tree.store(&[]);
+    tree.database(("", ""), ("CD", "3"));
     tree.examine(&[])
-        .is_only(id, "broken", "is not there", RESTART);
+        .is_only(id, "warning", "is not there", RESTART);
+    let tree = Tree::healthy();
     tree.write(DROP_IN, "# nothing\n");
     tree.examine(&[])
         .is_only(id, "broken", "does not say", LINE.trim_end());

@@ -312,11 +312,10 @@ fn device(
         findings.ok(&DEVICE, format!("{how} {name}"));
         return;
     }
-    let wanting = host.wanting();
-    let severity = if wanting.is_empty() {
-        Severity::Warning
-    } else {
+    let severity = if host.is_wanted() {
         Severity::Broken
+    } else {
+        Severity::Warning
     };
     let shown = path.display();
     let finding = findings

@@ -12,7 +12,7 @@ use super::drop_in::Xenopsd;
 use super::log_lines::Logs;
 use super::store::Store;
 use super::view::View;
-use super::xapi::Database;
+use super::xapi::{Database, Vm};
 
 /// The file name that makes the program the wrapper.
 const WRAPPER_NAME: &str = "qemu-wrapper";
@@ -213,6 +213,19 @@ impl Host {
         let domains = self.store().map(Store::domains).unwrap_or_default();
         let wants = |domain: &u32| self.setting(*domain).is_some_and(is_on);
         domains.into_iter().filter(wants).collect()
+    }
+
+    /// Some VM is to have the device, running or not.
+    pub(super) fn is_wanted(&self) -> bool {
+        let set = |vm: &Vm| {
+            vm.platform
+                .get("vgpu-stub")
+                .is_some_and(|value| is_on(value))
+        };
+        !self.wanting().is_empty()
+            || self
+                .database()
+                .is_some_and(|database| database.vms().iter().any(set))
     }
 }
 

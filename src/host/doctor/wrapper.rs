@@ -221,6 +221,13 @@ fn drop_in(host: &Host, findings: &mut Findings) {
         format!("{FILE} is not there: xenopsd does not know of the wrapper")
     };
     let finding = findings.found_in(&DROP_IN, what);
+    // It comes in a package of its own, which a host may do without.
+    if !there {
+        finding.remedy("yum install vgpu-stub-xenopsd   # which has it; or by hand:");
+    }
+    if !host.is_wanted() {
+        finding.severity(Severity::Warning);
+    }
     finding
         .remedy(format!(
             "mkdir -p {DIRECTORY} && echo {} > {FILE}",
