@@ -17,7 +17,7 @@ const COPY: u64 = 1;
 
 fn pattern(length: usize, start: u8) -> Vec<u8> {
     (0..length)
-        .map(|at| (at % 256) as u8)
+        .map(|at| (at & 0xff) as u8)
         .map(|at| at.wrapping_mul(31).wrapping_add(start))
         .collect()
 }
@@ -25,7 +25,7 @@ fn pattern(length: usize, start: u8) -> Vec<u8> {
 /// Has the stub's engine copy, and compares.
 #[track_caller]
 fn copy(card: &mut Card, source: u64, destination: u64, length: usize) {
-    let data = pattern(length, (length % 256) as u8);
+    let data = pattern(length, (length & 0xff) as u8);
     card.qemu.set_memory(source, &data);
     card.set(Stub::STATUS, 3);
     card.set(Stub::DMA_SOURCE, source);
