@@ -16,8 +16,9 @@ const DESTINATION: u64 = 0x100_0000;
 const COPY: u64 = 1;
 
 fn pattern(length: usize, start: u8) -> Vec<u8> {
-    (0..length)
-        .map(|at| (at & 0xff) as u8)
+    (0..=u8::MAX)
+        .cycle()
+        .take(length)
         .map(|at| at.wrapping_mul(31).wrapping_add(start))
         .collect()
 }
@@ -25,7 +26,7 @@ fn pattern(length: usize, start: u8) -> Vec<u8> {
 /// Has the stub's engine copy, and compares.
 #[track_caller]
 fn copy(card: &mut Card, source: u64, destination: u64, length: usize) {
-    let data = pattern(length, (length & 0xff) as u8);
+    let data = pattern(length, u8::try_from(length % 256).unwrap());
     card.qemu.set_memory(source, &data);
     card.set(Stub::STATUS, 3);
     card.set(Stub::DMA_SOURCE, source);
