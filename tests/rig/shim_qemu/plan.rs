@@ -35,6 +35,10 @@ pub(super) enum Tree {
 /// The devices that tests of the rig and of the shim use.
 const TEST_DEVICES: &[&str] = &["EDU", "ISA_DEBUG", "ISA_TESTDEV", "PCI_TESTDEV"];
 
+/// And the speaker, which XCP-ng's lacks: no `pc` starts without it but under
+/// Xen.
+const OWN_TREE_DEVICES: &[&str] = &["EDU", "ISA_DEBUG", "ISA_TESTDEV", "PCI_TESTDEV", "PCSPK"];
+
 impl Plan {
     pub(super) fn of(version: Version) -> Result<Self, RigError> {
         match version {
@@ -98,7 +102,7 @@ impl Plan {
             name: "own",
             program: "qemu-system-i386",
             options,
-            devices: TEST_DEVICES,
+            devices: OWN_TREE_DEVICES,
             tree: Tree::Own(tree),
             libraries: None,
         })
