@@ -329,7 +329,7 @@ fn try_kvm() -> Result<(), RigError> {
         .keep(image)
         .no_reboot()
         .start()?
-        .wait(Duration::from_secs(10))?;
+        .wait(Duration::from_secs(40))?;
     match outcome.guest_code() {
         Some(guest::TRIVIAL_CODE) => Ok(()),
         _ => Err(RigError::failed(

