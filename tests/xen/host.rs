@@ -16,6 +16,7 @@ const DEVICE_MODEL: &str = "/usr/libexec/xen-qemu-system-i386";
 const INSTALL: &str = "
 mkdir -p /etc/default /usr/libexec/vgpu-stub
 cp /share/vgpu-stub /usr/bin/
+[ ! -e /share/qemu ] || cp /share/qemu /usr/bin/
 ln -s /usr/bin/vgpu-stub /usr/libexec/vgpu-stub/qemu-wrapper
 cp /share/config /etc/default/vgpu-stub
 ";
@@ -35,16 +36,10 @@ const BEHIND: &str = r#"
 [ "$1" != -xen-domid ] || printf '%s\n' "$@" >/share/behind.args
 exec "#;
 
-/// Waits for a guest's last line, as long as its device model is there.
-const FINISHES: &str = r#"
+const THREADS: &str = "
 domain=$(xl domid @NAME@) || exit
-pid=$(xenstore-read /local/domain/$domain/image/device-model-pid) || exit
-until grep -q '^done ' /share/@NAME@.log; do
-    kill -0 $pid || exit
-    usleep 100000
-done
-cat /proc/$pid/task/*/comm >/share/threads
-"#;
+cat /proc/$(xenstore-read /local/domain/$domain/image/device-model-pid)/task/*/comm
+";
 
 /// Waits until a domain's server has left nothing.
 const LEAVES: &str = "
@@ -100,14 +95,13 @@ impl Host {
 
     /// Starts it.
     pub(crate) fn create(&mut self, guest: &Domain) -> Result<(), RigError> {
-        let script = format!("xl create /share/{}.cfg", guest.name());
-        let created = self.dom0.run_well(&script, LIMIT);
+        let created = self.dom0.run_well(&guest.start(), LIMIT);
         created.map_err(|error| self.explained(guest, &error))
     }
 
     /// Waits for its end; all its tests must have passed.
     pub(crate) fn passes(&mut self, guest: &Domain, tests: &[&str]) -> Result<(), RigError> {
-        let finished = self.run_for(guest, FINISHES);
+        let finished = self.dom0.run_well(&guest.listen(), LIMIT);
         finished.map_err(|error| self.explained(guest, &error))?;
         let log = self.read(&format!("{}.log", guest.name()));
         let last = format!("done passed={} failed=0", tests.len());
@@ -135,11 +129,12 @@ impl Host {
         added.lines().map(str::to_owned).collect()
     }
 
-    /// The threads that the last device model had when its guest was done.
-    pub(crate) fn threads(&self) -> Vec<String> {
-        let mut threads: Vec<String> = self.read("threads").lines().map(str::to_owned).collect();
+    /// The names of the threads of its device model.
+    pub(crate) fn threads(&mut self, guest: &Domain) -> Result<Vec<String>, RigError> {
+        let answer = self.run(&THREADS.replace("@NAME@", guest.name()))?;
+        let mut threads: Vec<String> = answer.output.lines().map(str::to_owned).collect();
         threads.sort();
-        threads
+        Ok(threads)
     }
 
     /// Runs a script.

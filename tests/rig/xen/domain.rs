@@ -2,9 +2,26 @@
 
 use std::fmt::Write as _;
 
-/// One guest's configuration. It has no disk, no display and no network; what
-/// it writes to its serial port is in `/share/NAME.log`. When it halts, its
-/// domain and device model stay until `xl destroy NAME`.
+/// The pipe has a reader from the beginning: a device model waits for one.
+const CREATE: &str = "
+mkfifo /run/@NAME@.serial
+sleep 100000 <>/run/@NAME@.serial >/dev/null 2>&1 &
+xl create /share/@NAME@.cfg
+";
+
+const LISTEN: &str = r#"
+while read -t 120 -r line; do
+    echo "$line"
+    case $line in done*) exit 0;; esac
+done <>/run/@NAME@.serial >/share/@NAME@.log
+exit 1
+"#;
+
+/// One guest's configuration. It has no disk, no display and no network. When it
+/// halts, its domain and device model stay until `xl destroy NAME`.
+///
+/// What it writes to its serial port goes through a pipe: to look for it again
+/// and again would take the only processor away from it.
 #[derive(Debug)]
 pub(crate) struct Domain {
     name: String,
@@ -22,10 +39,9 @@ memory = 64
 vcpus = 1
 kernel = "/share/{image}"
 extra = "{command_line}"
-serial = "file:/share/{name}.log"
+serial = "file:/run/{name}.serial"
 vga = "none"
 vnc = 0
-nographic = 1
 usb = 0
 xen_platform_pci = 1
 tsc_mode = "native"
@@ -53,6 +69,19 @@ device_model_version = "qemu-xen"
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.device_model_arguments.push(argument.to_owned());
         self
+    }
+
+    /// A script that starts the guest, after [`text`](Self::text) was put into
+    /// the share as `NAME.cfg`. The last command is `xl`'s.
+    pub(crate) fn start(&self) -> String {
+        CREATE.replace("@NAME@", &self.name)
+    }
+
+    /// A script that writes the guest's output to the share as `NAME.log`, up
+    /// to a line that begins with "done". It fails when the guest is silent
+    /// for too long.
+    pub(crate) fn listen(&self) -> String {
+        LISTEN.replace("@NAME@", &self.name)
     }
 
     /// The name of the guest.
