@@ -81,7 +81,7 @@ fn the_program_is_looked_for_where_units_expect_it() {
         "host.program",
         "broken",
         "/usr/bin/vgpu-stub",
-        "yum install",
+        "rpm -Uvh vgpu-stub-*.rpm",
     );
     assert_eq!(report.status, 6);
 }

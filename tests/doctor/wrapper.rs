@@ -12,7 +12,7 @@ fn without_the_drop_in_xenopsd_does_not_know_of_it() {
     let id = "wrapper.drop-in";
     let report = tree.examine(&[]);
     report.is_only(id, "broken", "is not there", RESTART);
-    report.has(id, "broken", "", "yum install vgpu-stub-xenopsd");
+    report.has(id, "broken", "", "rpm -Uvh vgpu-stub-xenopsd-*.rpm");
     // Nobody wants the device.
     tree.store(&[]);
     tree.database(("", ""), ("CD", "3"));

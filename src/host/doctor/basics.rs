@@ -72,7 +72,7 @@ fn program(host: &Host, findings: &mut Findings) {
         Err(error) => {
             findings
                 .found_in(&PROGRAM_FILE, format!("{PROGRAM}: {error}"))
-                .remedy("yum install vgpu-stub   # Debian: apt install vgpu-stub");
+                .remedy("rpm -Uvh vgpu-stub-*.rpm   # Debian: apt install ./vgpu-stub_*.deb");
         }
     }
 }

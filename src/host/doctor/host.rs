@@ -200,12 +200,18 @@ impl Host {
         found.map(PathBuf::from)
     }
 
-    /// The VM's setting for us: xenstore's `platform` before `vm-data`.
+    /// The VM's setting for us: xenstore's `platform` before `vm-data`, before
+    /// what the configuration has for all.
     pub(super) fn setting(&self, domain: u32) -> Option<&str> {
         let store = self.store()?;
-        ["platform", "vm-data"]
+        let own = ["platform", "vm-data"]
             .iter()
-            .find_map(|place| store.get(&format!("/local/domain/{domain}/{place}/vgpu-stub")))
+            .find_map(|place| store.get(&format!("/local/domain/{domain}/{place}/vgpu-stub")));
+        own.or_else(|| {
+            // With xl it is for those that have the override, which we cannot see.
+            let all = domain != 0 && self.has_xapi();
+            Some(self.config().ok()?.setting.as_str()).filter(|_| all)
+        })
     }
 
     /// The domains that are to have the device, as far as is known.

@@ -223,7 +223,7 @@ fn drop_in(host: &Host, findings: &mut Findings) {
     let finding = findings.found_in(&DROP_IN, what);
     // It comes in a package of its own, which a host may do without.
     if !there {
-        finding.remedy("yum install vgpu-stub-xenopsd   # which has it; or by hand:");
+        finding.remedy("rpm -Uvh vgpu-stub-xenopsd-*.rpm   # which has it; or by hand:");
     }
     if !host.is_wanted() {
         finding.severity(Severity::Warning);
