@@ -107,24 +107,19 @@ impl Dom0 {
     pub(crate) fn program(&self, name: &str, program: &Path) -> Result<(), RigError> {
         let to = self.share().join(name);
         fs::copy(strip(program)?, &to).map_err(io_failed("cannot write", &to))?;
-        self.executable(&to)
+        executable(&to)
     }
 
     /// Puts a shell script into the share.
     pub(crate) fn script(&self, name: &str, text: &str) -> Result<(), RigError> {
         self.file(name, &format!("#!/bin/sh\n{text}\n"))?;
-        self.executable(&self.share().join(name))
+        executable(&self.share().join(name))
     }
 
     /// Puts a text into the share.
     pub(crate) fn file(&self, name: &str, text: &str) -> Result<(), RigError> {
         let to = self.share().join(name);
         fs::write(&to, text).map_err(io_failed("cannot write", &to))
-    }
-
-    fn executable(&self, path: &Path) -> Result<(), RigError> {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-            .map_err(io_failed("cannot make executable", path))
     }
 
     /// A file of the share, or nothing if there is none.
@@ -194,6 +189,11 @@ impl Dom0 {
         let said = format!("{why}\nconsole: {console}\noutput: {}", last(&output));
         RigError::failed(what, said)
     }
+}
+
+fn executable(path: &Path) -> Result<(), RigError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(io_failed("cannot make executable", path))
 }
 
 /// Saves a stopped machine to the directory, or restores it from there.
