@@ -27,6 +27,20 @@ fn a_setting_that_the_wrapper_refuses_is_said_to_be() {
 }
 
 #[test]
+fn what_the_configuration_has_for_all_is_a_vms_setting() {
+    let tree = Tree::healthy();
+    // No `platform` of its own; the database is silent too.
+    tree.store(&[]);
+    tree.remove("/var/lib/xcp/state.db");
+    tree.remove("/etc/xenopsd.conf.d/vgpu-stub.conf");
+    let without = tree.examine(&[]);
+    without.has("wrapper.drop-in", "warning", "is not there", "");
+    tree.write("/etc/sysconfig/vgpu-stub", "SETTING=true\n");
+    let with = tree.examine(&[]);
+    with.has("wrapper.drop-in", "broken", "is not there", "");
+}
+
+#[test]
 fn a_setting_counts_from_the_next_start() {
     let tree = Tree::healthy();
     tree.database(("stub,vectors=2", ""), ("CD", "3"));
