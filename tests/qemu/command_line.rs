@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::process::Command;
 
-use crate::require;
 use crate::rig::process;
+use crate::rig::require;
 use crate::rig::{Accelerator, Guest, Qemu, RigError, Server};
 use crate::stage::LIMIT;
 

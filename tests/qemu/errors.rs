@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::require;
+use crate::rig::require;
 use crate::rig::{Accelerator, Outcome, RigError, Server};
-use crate::stage::{LIMIT, check, guest};
+use crate::stage::{LIMIT, guest};
 
 /// QEMU's patience with one message, shortened from 5 s.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -33,7 +33,7 @@ fn end_during_reads(
 fn a_guest_goes_on_when_the_server_is_stopped() {
     let stopped = end_during_reads(|server| server.stop().map(drop));
     let (outcome, took) = require!(stopped);
-    check(&outcome, TESTS).unwrap();
+    outcome.passed(TESTS).unwrap();
     // One read may be lost without a word, the rest fail at once.
     assert!(took < PATIENCE + Duration::from_secs(3), "{took:?}");
 }
@@ -70,7 +70,7 @@ fn a_guest_goes_on_when_the_server_is_killed() {
         running.qmp()?.execute("cont", &json!({}))?;
         running.wait(LIMIT)
     };
-    check(&require!(run()), TESTS).unwrap();
+    require!(run()).passed(TESTS).unwrap();
 }
 
 /// A killed server leaves its socket, on which nobody answers.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vgpu_stub::protocol::Command;
 
-use crate::require;
+use crate::rig::require;
 use crate::rig::{Accelerator, Machine, Memory, Qemu, RigError, Server, kvm_works};
 use crate::stage::{Stage, finish};
 

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::rig::{Accelerator, Guest, Outcome, Qemu, Recorder, RigError, Running, Server};
+use crate::rig::{Accelerator, Guest, Qemu, Recorder, RigError, Running, Server};
 
 /// How long one guest may run: some tens of times what it takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
-
-/// Status of a guest whose tests have all passed.
-const PASSED: u8 = 0x10;
 
 /// A server behind a recorder.
 pub(crate) struct Stage {
@@ -70,38 +67,11 @@ pub(crate) fn guest(accelerator: Accelerator, tests: &str) -> Result<Qemu, RigEr
 /// QEMU must have had nothing to say.
 pub(crate) fn finish(running: Running, tests: &str) -> Result<(), RigError> {
     let outcome = running.wait(LIMIT)?;
-    check(&outcome, tests)?;
+    outcome.passed(tests)?;
     // About the host's processor, under KVM.
     let expected = "host doesn't support requested feature";
     match outcome.errors.iter().find(|line| !line.contains(expected)) {
         None => Ok(()),
         Some(_) => Err(RigError::failed("QEMU says", outcome.errors.join("\n"))),
     }
-}
-
-/// The same for a QEMU that may say something.
-pub(crate) fn check(outcome: &Outcome, tests: &str) -> Result<(), RigError> {
-    let names = tests.split(' ').filter(|word| !word.contains('='));
-    let missed: Vec<&str> = names
-        .filter(|name| !outcome.console.contains(&format!("test {name}: ok")))
-        .collect();
-    if outcome.guest_code() == Some(PASSED) && missed.is_empty() {
-        return Ok(());
-    }
-    let heard = [&outcome.console[..], &outcome.errors[..]].concat();
-    Err(RigError::failed(
-        format!("{} without {}", outcome.status, missed.join(" ")),
-        heard.join("\n"),
-    ))
-}
-
-/// Fails with what went wrong in one line, or skips what is not here.
-#[macro_export]
-macro_rules! require {
-    ($result:expr) => {
-        match $crate::rig::or_skip($result) {
-            Some(value) => value,
-            None => return,
-        }
-    };
 }

@@ -3,8 +3,8 @@
 use serde_json::json;
 use vgpu_stub::protocol::Command;
 
-use crate::require;
 use crate::rig::recorder::Seen;
+use crate::rig::require;
 use crate::stage::{LIMIT, Stage, finish};
 
 const DOORBELL: u64 = 0x24;

@@ -19,6 +19,7 @@
 #![allow(
     dead_code,
     unused_imports,
+    unused_macros,
     reason = "every test file includes the whole rig and uses its own part of it"
 )]
 
@@ -41,5 +42,5 @@ pub(crate) use qemu::{Accelerator, Machine, Memory, Qemu, kvm_works};
 pub(crate) use recorder::Recorder;
 pub(crate) use running::{Outcome, Running};
 pub(crate) use server::Server;
-pub(crate) use skip::or_skip;
+pub(crate) use skip::{or_skip, require};
 pub(crate) use vgpu_stub::debian::{Error as RigError, cache, process, sources};

@@ -12,6 +12,9 @@ use super::RigError;
 use super::process::{Process, lines_of};
 use super::qmp::Qmp;
 
+/// The status of a guest whose tests have all passed.
+const ALL_PASSED: u8 = 0x10;
+
 /// A running QEMU; it is killed and reaped on drop.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -87,6 +90,23 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Fails unless the guest of `tests/guest` ran these tests, named as on its
+    /// command line, and all passed.
+    pub(crate) fn passed(&self, tests: &str) -> Result<(), RigError> {
+        let names = tests.split_whitespace().filter(|word| !word.contains('='));
+        let missed: Vec<&str> = names
+            .filter(|name| !self.console.contains(&format!("test {name}: ok")))
+            .collect();
+        if self.guest_code() == Some(ALL_PASSED) && missed.is_empty() {
+            return Ok(());
+        }
+        let heard = [&self.console[..], &self.errors[..]].concat();
+        Err(RigError::failed(
+            format!("{} without {}", self.status, missed.join(" ")),
+            heard.join("\n"),
+        ))
+    }
+
     /// What the guest wrote to the port of isa-debug-exit, if it did.
     pub(crate) fn guest_code(&self) -> Option<u8> {
         // The device ends QEMU with (value << 1) | 1; the status has 8 bits.

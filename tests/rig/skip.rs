@@ -20,3 +20,14 @@ pub(crate) fn or_skip<T>(result: Result<T, RigError>) -> Option<T> {
         Err(reason) => panic!("{reason}"),
     }
 }
+
+/// The value, or the end of a test that gives nothing back: as [`or_skip`].
+macro_rules! require {
+    ($result:expr) => {
+        match $crate::rig::or_skip($result) {
+            Some(value) => value,
+            None => return,
+        }
+    };
+}
+pub(crate) use require;

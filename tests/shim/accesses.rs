@@ -1,7 +1,7 @@
 //! Registers, read and written with each width.
 
 use crate::fake::Fake;
-use crate::require;
+use crate::rig::require;
 use crate::stage::{Card, board, card};
 use crate::wire::device::Reg;
 use crate::wire::{Cmd, PATIENT, Served, model};

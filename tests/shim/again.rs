@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::fake::{Fake, Heard, Peer, Then, is};
-use crate::require;
 use crate::rig::RigError;
 use crate::rig::qtest::Slot;
+use crate::rig::require;
 use crate::stage::{Card, MAILBOX, board};
 use crate::wire::device::Reg;
 use crate::wire::messages::reply;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fake::Fake;
-use crate::require;
 use crate::rig::RigError;
 use crate::rig::process::{Process, lines_of};
 use crate::rig::qtest::Qtest;
+use crate::rig::require;
 use crate::stage::{Card, MAILBOX, board, card, empty, served};
 use crate::wire::device::Reg;
 

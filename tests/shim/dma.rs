@@ -4,8 +4,8 @@
 use vgpu_stub::devices::StubRegister as Stub;
 
 use crate::fake::{Fake, Heard};
-use crate::require;
 use crate::rig::qtest::RAM;
+use crate::rig::require;
 use crate::rig::{Memory, RigError};
 use crate::stage::{Card, MAILBOX, board, card, private_card, served};
 use crate::wire::Cmd;

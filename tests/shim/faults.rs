@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vgpu_stub::devices::StubRegister as Stub;
 
 use crate::fake::{Fake, Peer, Then, is};
-use crate::require;
+use crate::rig::require;
 use crate::rig::{RigError, Server};
 use crate::stage::{Card, MAILBOX, board};
 use crate::wire::device::Reg;

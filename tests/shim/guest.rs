@@ -6,18 +6,14 @@ use std::time::Duration;
 use serde_json::json;
 use vgpu_stub::protocol::Command;
 
-use crate::require;
+use crate::rig::require;
 use crate::rig::{
-    Accelerator, Guest, Machine, Memory, Outcome, Qemu, Recorder, RigError, Running, Server,
-    kvm_works,
+    Accelerator, Guest, Machine, Memory, Qemu, Recorder, RigError, Running, Server, kvm_works,
 };
 use crate::stage::{device, program};
 
 /// How long one guest may run: some tens of times what it takes.
 const LIMIT: Duration = Duration::from_secs(150);
-
-/// Status of a guest whose tests have all passed.
-const PASSED: u8 = 0x10;
 
 const ALL: &str = "identity registers random posted-writes irq-intx irq-msix dma-copy dma-fill \
     dma-fence dma-bad-address ring ring-error";
@@ -41,24 +37,8 @@ fn recorder(server: &Server) -> Result<Recorder, RigError> {
         .map_err(|error| RigError::failed("cannot start the recorder", error))
 }
 
-/// All tests must have passed.
-fn check(outcome: &Outcome, tests: &str) -> Result<(), RigError> {
-    let names = tests.split_whitespace().filter(|word| !word.contains('='));
-    let missed: Vec<&str> = names
-        .filter(|name| !outcome.console.contains(&format!("test {name}: ok")))
-        .collect();
-    if outcome.guest_code() == Some(PASSED) && missed.is_empty() {
-        return Ok(());
-    }
-    let heard = [&outcome.console[..], &outcome.errors[..]].concat();
-    Err(RigError::failed(
-        format!("{} without {}", outcome.status, missed.join(" ")),
-        heard.join("\n"),
-    ))
-}
-
 fn finish(running: Running, tests: &str) -> Result<(), RigError> {
-    check(&running.wait(LIMIT)?, tests)
+    running.wait(LIMIT)?.passed(tests)
 }
 
 /// Runs all tests; returns the messages that moved guest memory.

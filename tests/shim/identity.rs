@@ -1,7 +1,7 @@
 //! What is found on the bus is what the server says.
 
 use crate::fake::Fake;
-use crate::require;
+use crate::rig::require;
 use crate::stage::{Card, board, card, served};
 use crate::wire::device::{BAR0, BAR2, VECTORS};
 

@@ -1,9 +1,9 @@
 //! Interrupts: seen at the interrupt controller, or as writes to memory.
 
 use crate::fake::Fake;
-use crate::require;
 use crate::rig::RigError;
 use crate::rig::qtest::{Msix, Slot};
+use crate::rig::require;
 use crate::stage::{Card, MAILBOX, board};
 use crate::wire::device::{Reg, VECTORS};
 

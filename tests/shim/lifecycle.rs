@@ -6,8 +6,8 @@ use serde_json::json;
 use vgpu_stub::devices::{DoorbellRegister as Doorbell, StubRegister as Stub};
 
 use crate::fake::Fake;
-use crate::require;
 use crate::rig::qtest::Slot;
+use crate::rig::require;
 use crate::stage::{Card, SLOT, board, card, empty, served};
 use crate::wire::Cmd;
 use crate::wire::device::Reg;

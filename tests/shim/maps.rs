@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use crate::fake::{Fake, Then, is};
-use crate::require;
+use crate::rig::require;
 use crate::stage::{Card, board};
 use crate::wire::device::{BAR2, Reg};
 use crate::wire::{Cmd, memory};

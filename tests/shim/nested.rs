@@ -4,9 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::fake::{Fake, Peer, Then, is};
-use crate::require;
 use crate::rig::Memory;
 use crate::rig::qtest::RAM;
+use crate::rig::require;
 use crate::stage::{Card, MAILBOX, board};
 use crate::wire::device::Reg;
 use crate::wire::messages::{ERROR, REPLY};

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::require;
 use crate::rig::RigError;
 use crate::rig::qtest::Board;
+use crate::rig::require;
 use crate::stage::{empty, refusal, served};
 
 fn with(properties: &str) -> Result<(Board, String), RigError> {

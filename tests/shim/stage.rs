@@ -141,14 +141,3 @@ pub(crate) fn reason(ended: &Ended, device: &str) -> String {
     let (_, reason) = reason.unwrap_or_else(|| panic!("not about the device: {line}"));
     reason.to_owned()
 }
-
-/// Fails with what went wrong in one line, or skips what is not here.
-#[macro_export]
-macro_rules! require {
-    ($result:expr) => {
-        match $crate::rig::or_skip($result) {
-            Some(value) => value,
-            None => return,
-        }
-    };
-}

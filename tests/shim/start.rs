@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::fake::{Fake, Peer, Then, is};
-use crate::require;
 use crate::rig::RigError;
+use crate::rig::require;
 use crate::stage::{board, device, reason};
 use crate::wire::messages::{header, message, reply};
 use crate::wire::{Cmd, Received, bytes};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::fake::Fake;
-use crate::require;
+use crate::rig::require;
 use crate::stage::{Card, board, empty};
 use crate::wire::device::Reg;
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::fake::{Fake, Then, is};
-use crate::require;
 use crate::rig::qtest::{Board, Qtest};
+use crate::rig::require;
 use crate::rig::{Memory, RigError};
 use crate::stage::{Card, MAILBOX, device, empty, refusal};
 use crate::wire::Cmd;

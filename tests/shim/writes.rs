@@ -3,7 +3,7 @@
 use vgpu_stub::devices::StubRegister as Stub;
 
 use crate::fake::{Fake, Heard};
-use crate::require;
+use crate::rig::require;
 use crate::stage::{Card, board, card, served};
 use crate::wire::Cmd;
 use crate::wire::device::Reg;

@@ -3,7 +3,7 @@
 use super::liar::Lie;
 use super::liar::{at, check, liar, put, resized, u32_is, u64_is};
 use crate::fake::Fake;
-use crate::require;
+use crate::rig::require;
 use crate::wire::Cmd;
 use crate::wire::messages::{ERROR, REPLY};
 

@@ -2,7 +2,7 @@
 
 use super::liar::{Lie, Verdict, at, check, field, liar, put, resized, u32_is, verdict};
 use crate::fake::{Fake, Then, is};
-use crate::require;
+use crate::rig::require;
 use crate::wire::messages::{ERROR, REPLY, reply};
 use crate::wire::{Cmd, memory};
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::liar::{Lie, at, check, field, liar, put, u32_is, u64_is};
 use crate::fake::{Fake, Then, is};
-use crate::require;
+use crate::rig::require;
 use crate::wire::{Cmd, memory};
 
 /// A lie about one region.
