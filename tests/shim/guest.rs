@@ -86,7 +86,7 @@ fn all_tests_pass_on_q35() {
 #[test]
 fn all_tests_pass_under_kvm() {
     // With the memory that moves by messages: the harder half.
-    if kvm_works() {
+    if require!(require!(program()).has_accelerator("kvm")) && kvm_works() {
         let moved = require!(everything(Accelerator::Kvm, Machine::Pc, Memory::Private));
         assert!(moved > 10, "{moved}");
     }

@@ -138,11 +138,20 @@ impl ShimQemu {
         self.lists(&["-device", "help"], &format!("name \"{name}\","))
     }
 
+    /// Whether it has an accelerator; XCP-ng's has no `kvm`.
+    pub(crate) fn has_accelerator(&self, name: &str) -> Result<bool, RigError> {
+        let text = self.answer(&["-accel", "help"])?;
+        Ok(text.lines().any(|line| line == name))
+    }
+
     fn lists(&self, question: &[&str], start: &str) -> Result<bool, RigError> {
-        let text = process::run(self.command().args(question), ANSWER_LIMIT, "")?;
-        Ok(text
-            .lines()
-            .any(|line| line.starts_with(&format!("{start} "))))
+        let start = format!("{start} ");
+        let text = self.answer(question)?;
+        Ok(text.lines().any(|line| line.starts_with(&start)))
+    }
+
+    fn answer(&self, question: &[&str]) -> Result<String, RigError> {
+        process::run(self.command().args(question), ANSWER_LIMIT, "")
     }
 }
 
