@@ -160,13 +160,13 @@ fn points(read: &Noted, stamps: &Stamps, end: u64) -> Result<[u64; PARTS + 1], T
 
 fn part(what: &str, whose: Whose, lengths: &mut [f64]) -> Part {
     let p50 = median(lengths);
-    // They are sorted now.
-    let last = lengths.len().saturating_sub(1);
+    // They are sorted now. The nearest rank: of few, the largest.
+    let rank = (lengths.len() * 99).div_ceil(100);
     Part {
         what: what.to_owned(),
         whose,
         p50,
-        p99: lengths.get(last * 99 / 100).copied().unwrap_or(0.0),
+        p99: lengths.get(rank.saturating_sub(1)).copied().unwrap_or(0.0),
     }
 }
 
@@ -209,5 +209,11 @@ mod tests {
         let mut lengths: Vec<f64> = (0..=100).rev().map(f64::from).collect();
         let part = part("x", Whose::Ours, &mut lengths);
         assert_eq!((part.p50, part.p99), (50.0, 99.0));
+    }
+
+    #[test]
+    fn a_p99_is_never_below_the_median() {
+        let part = part("x", Whose::Ours, &mut [3.0, 1.0]);
+        assert_eq!((part.p50, part.p99), (2.0, 3.0));
     }
 }
