@@ -112,23 +112,13 @@ pub enum ReceiveError {
     Io(#[from] io::Error),
 }
 
-/// How long to wait for a message.
+/// How long to wait for a message to begin.
 #[derive(Clone, Copy, Debug)]
 pub enum Wait {
-    /// As long as it takes for it to begin.
+    /// As long as it takes.
     Forever,
     /// Until then.
     Until(Instant),
-}
-
-/// What a thread does while it waits for a message to begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Waiting {
-    /// It sleeps.
-    #[default]
-    Block,
-    /// It asks again and again: it answers sooner, and takes its CPU whole.
-    Spin,
 }
 
 /// The receiving half of a connection.
@@ -144,8 +134,6 @@ pub struct Inbox {
     /// Descriptors that the last receive brought, until they are assigned.
     arrived: Vec<OwnedFd>,
     read_ahead: bool,
-    /// How to receive.
-    flags: RecvFlags,
     /// When the incomplete message in the buffer must be complete.
     stalled: Option<Instant>,
     /// How long a message may take from its first byte to its last.
@@ -167,21 +155,12 @@ impl Inbox {
             fds: VecDeque::new(),
             arrived: Vec::new(),
             read_ahead: false,
-            flags: RecvFlags::CMSG_CLOEXEC,
             stalled: None,
             patience,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             deferred_fds: 0,
         }
-    }
-
-    /// Sets what to do while it waits for a message for ever.
-    #[must_use]
-    pub fn waiting(mut self, waiting: Waiting) -> Self {
-        self.flags
-            .set(RecvFlags::DONTWAIT, waiting == Waiting::Spin);
-        self
     }
 
     /// Whether a message or part of one is here already, so that waiting for
@@ -215,6 +194,21 @@ impl Inbox {
         }
     }
 
+    /// Takes the next message that is here whole, one that was put aside
+    /// before others; `false` if there is none. Does not receive.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Unframed`].
+    #[inline]
+    pub fn take(&mut self, message: &mut Message) -> Result<bool, ReceiveError> {
+        if self.deferred.is_empty() {
+            return Ok(self.take_here(message)? == 0);
+        }
+        self.take_deferred(message);
+        Ok(true)
+    }
+
     /// Receives the next message from the socket.
     ///
     /// # Errors
@@ -223,20 +217,83 @@ impl Inbox {
     #[inline(never)]
     pub fn receive_new(&mut self, message: &mut Message, wait: Wait) -> Result<(), ReceiveError> {
         loop {
-            let here = &self.buffer[self.start..self.end];
-            let missing = match here.split_first_chunk() {
-                None => Header::SIZE - here.len(),
-                Some((header, rest)) => {
-                    let length = payload(header)?;
-                    if let Some(body) = rest.get(..length) {
-                        message.set(header, body);
-                        self.advance(message, Header::SIZE + length);
-                        return Ok(());
-                    }
-                    length - rest.len()
-                }
-            };
-            self.fill(missing, wait)?;
+            let missing = self.take_here(message)?;
+            if missing == 0 {
+                return Ok(());
+            }
+            self.wait_for_input(wait)?;
+            self.fill(missing, RecvFlags::empty())?;
+        }
+    }
+
+    /// Takes the next message of the buffer if it is whole, or tells how many
+    /// bytes are missing that are surely part of it.
+    #[inline]
+    fn take_here(&mut self, message: &mut Message) -> Result<usize, ReceiveError> {
+        let here = &self.buffer[self.start..self.end];
+        let Some((header, rest)) = here.split_first_chunk() else {
+            return Ok(Header::SIZE - here.len());
+        };
+        let length = payload(header)?;
+        let Some(body) = rest.get(..length) else {
+            return Ok(length - rest.len());
+        };
+        message.set(header, body);
+        self.advance(message, Header::SIZE + length);
+        Ok(0)
+    }
+
+    /// Receives what the socket has, at least a byte, and waits for that as
+    /// long as `wait` says; less if a message has begun and must go on.
+    ///
+    /// For when [`Inbox::take`] finds no more.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn wait(&mut self, wait: Wait) -> Result<(), ReceiveError> {
+        let missing = self.missing()?;
+        self.wait_for_input(wait)?;
+        self.fill(missing, RecvFlags::empty())?;
+        Ok(())
+    }
+
+    /// Receives what the socket has now; `false` if that is nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn look(&mut self) -> Result<bool, ReceiveError> {
+        let missing = self.missing()?;
+        self.fill(missing, RecvFlags::DONTWAIT)
+    }
+
+    /// When the message that has begun must be complete, if one has and the
+    /// rest of it is still to come.
+    pub fn deadline(&mut self) -> Option<Instant> {
+        if self.start == self.end {
+            return None;
+        }
+        let patience = self.patience;
+        Some(
+            *self
+                .stalled
+                .get_or_insert_with(|| Instant::now() + patience),
+        )
+    }
+
+    /// How many bytes are surely part of the message that begins at `start`
+    /// and not here.
+    #[inline]
+    fn missing(&self) -> Result<usize, ReceiveError> {
+        let here = &self.buffer[self.start..self.end];
+        match here.split_first_chunk() {
+            None => Ok(Header::SIZE - here.len()),
+            // One more than none: a whole message does not keep it from
+            // receiving.
+            Some((header, rest)) => Ok(payload(header)?.saturating_sub(rest.len()).max(1)),
         }
     }
 
@@ -285,15 +342,11 @@ impl Inbox {
         }
     }
 
-    /// Receives at least a byte of the `missing` ones, within the time that
-    /// is left.
+    /// Receives at least a byte of the `missing` ones; `false` if none came.
     #[inline]
-    fn fill(&mut self, missing: usize, wait: Wait) -> Result<(), ReceiveError> {
+    fn fill(&mut self, missing: usize, how: RecvFlags) -> Result<bool, ReceiveError> {
         if self.end + missing > self.buffer.len() {
             self.make_room(missing);
-        }
-        if self.start < self.end || matches!(wait, Wait::Until(_)) {
-            self.wait_for_input(wait)?;
         }
         let limit = if self.read_ahead {
             self.buffer.len()
@@ -305,9 +358,10 @@ impl Inbox {
         // receive there is nothing.
         let mut control = ManuallyDrop::new(RecvAncillaryBuffer::new(&mut space.0));
         let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
-        let received = match recvmsg(&self.socket, &mut parts, &mut control, self.flags) {
+        let how = how | RecvFlags::CMSG_CLOEXEC;
+        let received = match recvmsg(&self.socket, &mut parts, &mut control, how) {
             Ok(received) => received,
-            Err(errno) => return self.nothing_came(errno),
+            Err(errno) => return nothing_came(errno, how),
         };
         for message in control.drain() {
             keep(&mut self.arrived, message);
@@ -328,22 +382,7 @@ impl Inbox {
         if !self.arrived.is_empty() {
             self.assign();
         }
-        Ok(())
-    }
-
-    /// The caller sees that nothing came, and tries again, unless there will
-    /// be no more.
-    #[cold]
-    fn nothing_came(&self, errno: Errno) -> Result<(), ReceiveError> {
-        match errno {
-            Errno::INTR => Ok(()),
-            Errno::AGAIN if self.flags.contains(RecvFlags::DONTWAIT) => {
-                std::hint::spin_loop();
-                Ok(())
-            }
-            Errno::CONNRESET => Err(ReceiveError::Closed),
-            errno => Err(ReceiveError::Io(errno.into())),
-        }
+        Ok(true)
     }
 
     /// Gives descriptors to the last message that begins in what is here.
@@ -386,17 +425,20 @@ impl Inbox {
     }
 
     /// Waits as long as `wait` says, or as long as a message that has begun
-    /// may take.
-    #[cold]
+    /// may take. Whatever may wait for ever is left to the receive.
+    #[inline]
     fn wait_for_input(&mut self, wait: Wait) -> Result<(), ReceiveError> {
-        match wait {
-            _ if self.start < self.end => {
-                let now = Instant::now();
-                let deadline = *self.stalled.get_or_insert(now + self.patience);
-                self.poll(deadline)
-            }
-            Wait::Until(deadline) => self.poll(deadline),
-            Wait::Forever => Ok(()),
+        match (self.start == self.end, wait) {
+            (true, Wait::Forever) => Ok(()),
+            _ => self.wait_until(wait),
+        }
+    }
+
+    #[cold]
+    fn wait_until(&mut self, wait: Wait) -> Result<(), ReceiveError> {
+        match (self.deadline(), wait) {
+            (Some(deadline), _) | (None, Wait::Until(deadline)) => self.poll(deadline),
+            (None, Wait::Forever) => Ok(()),
         }
     }
 
@@ -425,6 +467,17 @@ fn payload(header: &[u8; Header::SIZE]) -> Result<usize, ReceiveError> {
         return Err(unframed(Malformed::MessageSize(size)));
     }
     Ok(size as usize - Header::SIZE)
+}
+
+/// Nothing came, which is no error if there may be more.
+#[cold]
+fn nothing_came(errno: Errno, how: RecvFlags) -> Result<bool, ReceiveError> {
+    match errno {
+        Errno::INTR => Ok(false),
+        Errno::AGAIN if how.contains(RecvFlags::DONTWAIT) => Ok(false),
+        Errno::CONNRESET => Err(ReceiveError::Closed),
+        errno => Err(ReceiveError::Io(errno.into())),
+    }
 }
 
 /// Keeps the descriptors of a control message.

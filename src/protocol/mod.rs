@@ -63,7 +63,7 @@ pub use command::Command;
 pub use device::{DeviceInfo, DeviceInfoQuery, Feature, MigData, MigDataRead};
 pub use dma::{DmaAccess, DmaMap, DmaUnmap};
 pub use header::{Header, Kind};
-pub use inbox::{Inbox, MAX_DATA, MAX_MESSAGE, Message, ReceiveError, Wait, Waiting};
+pub use inbox::{Inbox, MAX_DATA, MAX_MESSAGE, Message, ReceiveError, Wait};
 pub use irq::{IrqAction, IrqData, IrqInfo, IrqInfoQuery, SetIrqs};
 pub use malformed::Malformed;
 pub use region::{RegionAccess, WriteMulti, WriteMultiReply};

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,24 +23,24 @@ use crate::protocol::{
 const CHUNK: usize = 16 * 1024;
 
 thread_local! {
-    /// The inbox of the session that this thread serves, for a device that
-    /// asks for guest memory in the middle of an access.
-    static SESSION: RefCell<Option<Rc<RefCell<Inbox>>>> = const { RefCell::new(None) };
+    /// The inbox of the session whose device this thread has called, for a
+    /// device that asks for guest memory in the middle of an access.
+    static SESSION: RefCell<Option<Box<Inbox>>> = const { RefCell::new(None) };
 }
 
-/// Lends the session's inbox to this thread's `DMA_READ`s while it lives.
-pub(super) struct Lent;
+/// Lends a session's inbox to this thread's `DMA_READ`s while it lives.
+pub(super) struct Lent<'a>(&'a mut Option<Box<Inbox>>);
 
-impl Lent {
-    pub(super) fn new(inbox: Rc<RefCell<Inbox>>) -> Self {
-        SESSION.set(Some(inbox));
-        Lent
+impl<'a> Lent<'a> {
+    pub(super) fn new(inbox: &'a mut Option<Box<Inbox>>) -> Self {
+        SESSION.set(inbox.take());
+        Lent(inbox)
     }
 }
 
-impl Drop for Lent {
+impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        SESSION.set(None);
+        *self.0 = SESSION.take();
     }
 }
 
@@ -329,7 +328,6 @@ impl MainSocket {
     }
 
     fn wait(&self, id: u16, question: &Question<'_>) -> Result<Answer, DmaError> {
-        let inbox = SESSION.with_borrow(Clone::clone);
         let mut message = Message::new();
         loop {
             let mut state = self.lock();
@@ -343,13 +341,15 @@ impl MainSocket {
             if left.is_zero() {
                 return Err(question.timed_out());
             }
-            if let Some(inbox) = &inbox {
-                drop(state);
-                self.receive(&mut inbox.borrow_mut(), &mut message, question)?;
-            } else {
+            SESSION.with_borrow_mut(|inbox| {
+                if let Some(inbox) = inbox {
+                    drop(state);
+                    return self.receive(inbox, &mut message, question);
+                }
                 // Whether woken or not, the loop looks again.
                 drop(self.answered.wait_timeout(state, left));
-            }
+                Ok(())
+            })?;
         }
     }
 

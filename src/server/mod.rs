@@ -25,8 +25,6 @@ pub use listener::{ListenError, Listener, Source};
 pub use observer::Observer;
 pub use session::SessionError;
 
-pub use crate::protocol::Waiting;
-
 use crate::endpoint::Endpoint;
 use crate::protocol::{Capabilities, Socket};
 use session::Session;
@@ -60,6 +58,16 @@ impl Default for Limits {
             max_dma_maps: Capabilities::DEFAULT_MAX_DMA_MAPS,
         }
     }
+}
+
+/// What a thread does while it waits for a client's command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// It sleeps.
+    #[default]
+    Block,
+    /// It asks again and again: it answers sooner, and takes its CPU whole.
+    Spin,
 }
 
 /// How all clients are served.

@@ -1,11 +1,9 @@
 //! One client, from its connection to its end: what is allowed when, and what
 //! it gets when it is not.
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,11 +15,11 @@ use super::client_memory::{Lent, Messages};
 use super::commands;
 use super::refusal::Refusal;
 use super::version::{self, Negotiated};
-use super::{Handle, Limits, Observer, Terms};
+use super::{Handle, Limits, Observer, Terms, Waiting};
 use crate::endpoint::Endpoint;
 use crate::protocol::{
     Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, Socket,
-    Wait, Waiting, reply_size,
+    Wait, reply_size,
 };
 
 /// How a session ended, other than by the client leaving between two
@@ -40,11 +38,18 @@ pub enum SessionError {
 }
 
 /// A client that is being served.
+///
+/// Whoever serves it calls [`Session::wait`], or waits in a way of its own and
+/// calls [`Session::look`], and then [`Session::turn`], again and again, from
+/// one thread at a time; and [`Session::finish`] after the first error.
 pub(super) struct Session<'a, O> {
     endpoint: &'a mut Endpoint,
     observer: &'a mut O,
     socket: Arc<Socket>,
-    inbox: Rc<RefCell<Inbox>>,
+    /// Absent only while the device is called, which may have to receive.
+    inbox: Option<Box<Inbox>>,
+    /// The message that is carried out.
+    message: Message,
     limits: &'a Limits,
     waiting: Waiting,
     outgoing: Outgoing,
@@ -74,30 +79,56 @@ impl<'a, O: Observer> Session<'a, O> {
         handle: &Handle,
         observer: &'a mut O,
     ) -> Result<(), SessionError> {
+        let mut session = Session::new(endpoint, stream, terms, observer)?;
+        let _registered = handle.register(session.socket.clone());
+        let end = session.run();
+        session.finish(end, handle)
+    }
+
+    /// A client that has just connected.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be used.
+    pub(super) fn new(
+        endpoint: &'a mut Endpoint,
+        stream: UnixStream,
+        terms: &'a Terms,
+        observer: &'a mut O,
+    ) -> io::Result<Self> {
         let Terms { limits, waiting } = terms;
         let socket = Arc::new(Socket::new(stream, limits.message)?);
-        let inbox = Inbox::new(socket.clone(), limits.message).waiting(*waiting);
-        let inbox = Rc::new(RefCell::new(inbox));
-        let _lent = Lent::new(inbox.clone());
-        let _registered = handle.register(socket.clone());
-        let mut session = Session {
+        let inbox = Inbox::new(socket.clone(), limits.message);
+        Ok(Session {
             endpoint,
             observer,
             socket,
-            inbox,
+            inbox: Some(Box::new(inbox)),
+            message: Message::new(),
             limits,
             waiting: *waiting,
             outgoing: Outgoing::default(),
             reply_fds: Vec::new(),
             connected_at: Instant::now(),
             agreed: None,
-        };
-        let end = session.run();
-        if let Some(agreed) = session.agreed.take() {
+        })
+    }
+
+    /// Releases all that the client had. `end` is why: the first error.
+    ///
+    /// # Errors
+    ///
+    /// `end`, unless the client left in order or was left.
+    pub(super) fn finish(
+        mut self,
+        end: Result<(), SessionError>,
+        handle: &Handle,
+    ) -> Result<(), SessionError> {
+        if let Some(agreed) = self.agreed.take() {
             agreed.messages.close();
         }
-        session.socket.finish();
-        session.endpoint.disconnect();
+        self.socket.finish();
+        self.endpoint.disconnect();
         match end {
             Err(SessionError::Receive(ReceiveError::Closed)) => Ok(()),
             // It may have been in the middle of anything.
@@ -107,56 +138,116 @@ impl<'a, O: Observer> Session<'a, O> {
     }
 
     fn run(&mut self) -> Result<(), SessionError> {
-        let mut message = Message::new();
         loop {
-            if self.endpoint.has_events() {
-                self.wait_for_events()?;
-            }
-            let wait = match self.agreed {
-                Some(_) => Wait::Forever,
-                None => self.handshake()?,
-            };
-            let received = self.inbox.borrow_mut().receive(&mut message, wait);
-            if let Err(error) = received {
-                return self.end(error);
-            }
-            self.handle(&mut message)?;
+            self.wait()?;
+            self.turn()?;
         }
+    }
+
+    /// Waits until the client has sent something, and receives it, or until an
+    /// event was signalled. For when there is nothing left to do: after
+    /// [`Session::turn`].
+    pub(super) fn wait(&mut self) -> Result<(), SessionError> {
+        if self.waiting == Waiting::Spin {
+            return self.spin();
+        }
+        // The rest of a message is waited for by itself, and not for ever.
+        if self.endpoint.has_events() && !self.inbox().has_input() && !self.poll_events()? {
+            return Ok(());
+        }
+        let wait = match self.agreed {
+            Some(_) => Wait::Forever,
+            None => Wait::Until(self.handshake()?),
+        };
+        Ok(self.inbox().wait(wait)?)
+    }
+
+    /// Asks the socket until it has something. With events it asks once: they
+    /// are looked at in between.
+    fn spin(&mut self) -> Result<(), SessionError> {
+        while !self.look()? && !self.endpoint.has_events() {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    /// Receives what the client has sent, if it has; does not wait for it.
+    pub(super) fn look(&mut self) -> Result<bool, SessionError> {
+        let came = self.inbox().look()?;
+        if !came
+            && let Some(deadline) = self.deadline()
+            && Instant::now() >= deadline
+        {
+            return Err(ReceiveError::TimedOut.into());
+        }
+        Ok(came)
+    }
+
+    /// When the client must be given up if nothing comes until then.
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
+        let message = self.inbox().deadline();
+        let handshake = (self.agreed.is_none()).then(|| self.connected_at + self.limits.handshake);
+        message.into_iter().chain(handshake).min()
+    }
+
+    /// Carries out all that is here, in order, and answers it. What has come
+    /// of a message that is not whole stays. Waits for nobody, unless the
+    /// device or a client that does not take its replies makes it.
+    pub(super) fn turn(&mut self) -> Result<(), SessionError> {
+        if self.endpoint.has_events() {
+            // After the receive: a doorbell that was rung before a command
+            // was sent is heard before the command.
+            let _lent = Lent::new(&mut self.inbox);
+            self.endpoint.handle_events();
+        }
+        let mut message = std::mem::take(&mut self.message);
+        let done = self.carry_out(&mut message);
+        self.message = message;
+        done
+    }
+
+    fn carry_out(&mut self, message: &mut Message) -> Result<(), SessionError> {
+        loop {
+            match self.inbox().take(message) {
+                Ok(true) => self.handle(message)?,
+                Ok(false) => return Ok(()),
+                Err(error) => return self.end(error),
+            }
+        }
+    }
+
+    #[inline]
+    fn inbox(&mut self) -> &mut Inbox {
+        self.inbox
+            .as_mut()
+            .expect("it comes back when the device has been called")
     }
 
     /// How long to wait for VERSION, whatever else the client sends.
     #[cold]
-    fn handshake(&self) -> Result<Wait, ReceiveError> {
+    fn handshake(&self) -> Result<Instant, ReceiveError> {
         let deadline = self.connected_at + self.limits.handshake;
         if Instant::now() >= deadline {
             return Err(ReceiveError::TimedOut);
         }
-        Ok(Wait::Until(deadline))
+        Ok(deadline)
     }
 
-    /// Waits for the client's next command and deals with events until then.
+    /// Waits for the client's next command or an event; `true` if it is a
+    /// command.
     #[inline(never)]
-    fn wait_for_events(&mut self) -> Result<(), SessionError> {
-        loop {
-            let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
-            fds.extend(
-                self.endpoint
-                    .event_fds()
-                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-            );
-            let here = self.inbox.borrow().has_input();
-            let at_once = here || self.waiting == Waiting::Spin;
-            let no_wait = rustix::event::Timespec::default();
-            match poll(&mut fds, at_once.then_some(&no_wait)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(SessionError::Reply(errno.into())),
-            }
-            let command = here || !fds[0].revents().is_empty();
-            self.endpoint.handle_events();
-            if command {
-                return Ok(());
-            }
+    fn poll_events(&mut self) -> Result<bool, SessionError> {
+        let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
+        fds.extend(
+            self.endpoint
+                .event_fds()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(SessionError::Reply(errno.into())),
         }
+        Ok(!fds[0].revents().is_empty())
     }
 
     #[inline]
@@ -211,6 +302,7 @@ impl<'a, O: Observer> Session<'a, O> {
             endpoint: self.endpoint,
             negotiated: &agreed.negotiated,
         };
+        let _lent = Lent::new(&mut self.inbox);
         match command {
             // These two carry every trapped access. They are spared the way
             // through a `Request`, which is as large as its largest command.
