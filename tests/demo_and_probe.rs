@@ -250,6 +250,7 @@ fn endless(header: &Header, body: &[u8]) -> Vec<u8> {
             size: u64::MAX,
             offset: u64::MAX,
             areas: Vec::new(),
+            read_only: Vec::new(),
         }
         .encode(u32::MAX, &mut reply),
         Request::RegionRead => {

@@ -51,6 +51,8 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
     )
         .prop_map(
             |(fds, xfer, maps, pages, twin, multi, migration)| Capabilities {
+                read_only_areas: multi,
+                shadow_doorbells: multi.map(|multi| !multi),
                 max_msg_fds: fds,
                 max_data_xfer_size: xfer,
                 max_dma_maps: maps,
@@ -143,11 +145,14 @@ proptest! {
     #[test]
     fn a_region_comes_back_whole_or_cut(
         index: u32, flags: [bool; 3], size: u64, offset: u64,
-        areas in vec((any::<u64>(), any::<u64>()), 0..5), argsz in 32..200u32,
+        areas in vec((any::<u64>(), any::<u64>()), 0..5),
+        read_only in vec((any::<u64>(), any::<u64>()), 0..5), argsz in 32..300u32,
     ) {
         let [readable, writeable, mappable] = flags;
-        let areas = areas.into_iter().map(|(offset, size)| Area { offset, size }).collect();
-        let info = RegionInfo { index, readable, writeable, mappable, size, offset, areas };
+        let [areas, read_only] = [areas, read_only].map(|areas| {
+            areas.into_iter().map(|(offset, size)| Area { offset, size }).collect()
+        });
+        let info = RegionInfo { index, readable, writeable, mappable, size, offset, areas, read_only };
         let body = encoded(|out| info.encode(argsz, out));
         let parsed = RegionInfo::parse(&body).unwrap();
         prop_assert_eq!(needed_argsz(&body), Some(info.full_size()));
@@ -156,7 +161,7 @@ proptest! {
             prop_assert_eq!(parsed, info);
         } else {
             prop_assert_eq!(body.len(), 32);
-            prop_assert_eq!(parsed, RegionInfo { areas: Vec::new(), ..info });
+            prop_assert_eq!(parsed, RegionInfo { areas: Vec::new(), read_only: Vec::new(), ..info });
         }
         let query = RegionInfoQuery { index, argsz };
         prop_assert_eq!(RegionInfoQuery::parse(&encoded(|out| query.encode(out))), Ok(query));
@@ -166,10 +171,15 @@ proptest! {
     fn eventfds_come_back_whole_or_not_at_all(
         index: u32, argsz in 16..300u32,
         subs in vec((any::<u64>(), any::<u64>(), any::<u32>(), option::of(any::<u64>())), 0..6),
+        shadows in vec(option::of((any::<u32>(), any::<u64>())), 6),
     ) {
         let sub_regions = subs
             .into_iter()
-            .map(|(offset, size, fd_index, datamatch)| IoEventFd { offset, size, fd_index, datamatch })
+            .zip(shadows)
+            .map(|((offset, size, fd_index, datamatch), shadow)| {
+                let shadow = shadow.map(|(fd_index, offset)| Shadow { fd_index, offset });
+                IoEventFd { offset, size, fd_index, datamatch, shadow }
+            })
             .collect();
         let fds = IoFds { index, sub_regions };
         let parsed = IoFds::parse(&encoded(|out| fds.encode(argsz, out))).unwrap();

@@ -45,6 +45,11 @@ pub struct Capabilities {
     pub twin_socket: Option<TwinSocket>,
     /// It knows `REGION_WRITE_MULTI`.
     pub write_multiple: Option<bool>,
+    /// It maps read-only areas. Ours: `docs/mapped-registers.md`.
+    pub read_only_areas: Option<bool>,
+    /// It rings doorbells that keep their value. Ours:
+    /// `docs/mapped-registers.md`.
+    pub shadow_doorbells: Option<bool>,
     /// Migration. Not in the specification any more, but QEMU, libvfio-user and
     /// the `vfio_user` crate send it.
     pub migration: Option<Migration>,
@@ -161,6 +166,8 @@ impl Capabilities {
             pgsizes: number(map, "pgsizes", 1)?,
             twin_socket,
             write_multiple: boolean(map, "write_multiple")?,
+            read_only_areas: boolean(map, "read_only_areas")?,
+            shadow_doorbells: boolean(map, "shadow_doorbells")?,
             migration,
         })
     }
@@ -186,6 +193,8 @@ impl Capabilities {
             ("pgsizes", self.pgsizes.map(Value::from)),
             ("twin_socket", twin_socket),
             ("write_multiple", self.write_multiple.map(Value::from)),
+            ("read_only_areas", self.read_only_areas.map(Value::from)),
+            ("shadow_doorbells", self.shadow_doorbells.map(Value::from)),
             ("migration", migration),
         ])
     }
@@ -294,6 +303,8 @@ mod tests {
             pgsizes: Some(4096),
             twin_socket: None,
             write_multiple: Some(true),
+            read_only_areas: None,
+            shadow_doorbells: None,
             migration: Some(Migration {
                 pgsize: Some(4096),
                 max_bitmap_size: Some(256 << 20),
@@ -364,6 +375,25 @@ mod tests {
             let refusal = capabilities(json).unwrap_err();
             assert!(matches!(refusal, Malformed::Capability { key, .. } if key == name));
         }
+    }
+
+    #[test]
+    fn what_only_our_own_clients_say_is_understood() {
+        let said = capabilities(r#"{"read_only_areas":true,"shadow_doorbells":false}"#).unwrap();
+        assert_eq!(said.read_only_areas, Some(true));
+        assert_eq!(said.shadow_doorbells, Some(false));
+        for key in ["read_only_areas", "shadow_doorbells"] {
+            let refusal = capabilities(&format!("{{\"{key}\":1}}")).unwrap_err();
+            assert!(matches!(refusal, Malformed::Capability { key: k, .. } if k == key));
+        }
+        let mut out = Vec::new();
+        let capabilities = said;
+        let proposal = Proposal {
+            capabilities,
+            ..Proposal::default()
+        };
+        proposal.encode(&mut out);
+        assert_eq!(Proposal::parse(&out), Ok(proposal));
     }
 
     #[test]

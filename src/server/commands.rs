@@ -185,6 +185,7 @@ impl Context<'_> {
             size: region.size,
             offset: 0,
             areas,
+            read_only: Vec::new(),
         };
         info.encode(query.argsz, reply);
         Ok(())
@@ -209,6 +210,7 @@ impl Context<'_> {
                 size: doorbell.at.width.bytes().into(),
                 fd_index,
                 datamatch: doorbell.datamatch,
+                shadow: None,
             });
         }
         let expected = self.negotiated.client_max_fds;

@@ -73,6 +73,8 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
             fd_index: Some(0),
         }),
         write_multiple: client.write_multiple,
+        read_only_areas: client.read_only_areas,
+        shadow_doorbells: client.shadow_doorbells,
         // Not before a device can save its state.
         migration: None,
     };

@@ -125,6 +125,7 @@ fn answer(
                 size: if here { 4 } else { 0 },
                 offset: 0,
                 areas: Vec::new(),
+                read_only: Vec::new(),
             };
             info.encode(query.argsz, reply);
         }

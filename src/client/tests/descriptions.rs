@@ -14,6 +14,7 @@ fn region_info(areas: Vec<Area>) -> RegionInfo {
         size: 0x3000,
         offset: 0,
         areas,
+        read_only: Vec::new(),
     }
 }
 
@@ -112,6 +113,7 @@ fn an_eventfd_that_did_not_come_is_an_error() {
         size: 4,
         fd_index: 0,
         datamatch: None,
+        shadow: None,
     }];
     let mut body = Vec::new();
     let index = 0;

@@ -11,6 +11,7 @@ fn bar() -> RegionInfo {
         size: 0x4000,
         offset: 0,
         areas: Vec::new(),
+        read_only: Vec::new(),
     }
 }
 
@@ -104,6 +105,46 @@ fn areas_are_a_sparse_mmap_capability() {
 }
 
 #[test]
+fn read_only_areas_are_a_capability_of_their_own() {
+    let alone = RegionInfo {
+        mappable: false,
+        areas: Vec::new(),
+        read_only: vec![Area {
+            offset: 0x2000,
+            size: 0x1000,
+        }],
+        ..sparse()
+    };
+    let body = bytes![
+        64u32,
+        0xbu32,
+        2u32,
+        32u32,
+        0x4000u64,
+        0x10_0000u64, // region
+        0xff00u16,
+        1u16,
+        0u32,
+        1u32,
+        0u32, // capability
+        0x2000u64,
+        0x1000u64
+    ];
+    assert_eq!(encoded(&alone, 64), body);
+    assert_eq!(RegionInfo::parse(&body), Ok(alone.clone()));
+    let both = RegionInfo {
+        read_only: alone.read_only,
+        ..sparse()
+    };
+    let chained = encoded(&both, 112);
+    assert_eq!(chained.len(), 112);
+    // The first says where the second is, and that is the last.
+    assert_eq!(chained[32..40], bytes![1u16, 1u16, 80u32]);
+    assert_eq!(chained[80..88], bytes![0xff00u16, 1u16, 0u32]);
+    assert_eq!(RegionInfo::parse(&chained), Ok(both));
+}
+
+#[test]
 fn a_reply_that_does_not_fit_is_cut_and_says_how_much_it_needs() {
     let cut = encoded(&sparse(), 79);
     let region = bytes![80u32, 0x7u32, 2u32, 0u32, 0x4000u64, 0x10_0000u64];
@@ -144,85 +185,4 @@ fn capabilities_that_loop_or_leave_the_reply_are_refused() {
         assert!(RegionInfo::parse(&body).is_err(), "{body:?}");
     }
     assert!(RegionInfo::parse(&with(32, 0, 0)).is_ok());
-}
-
-fn doorbells() -> IoFds {
-    let any = IoEventFd {
-        offset: 0x24,
-        size: 4,
-        fd_index: 0,
-        datamatch: None,
-    };
-    let one = IoEventFd {
-        offset: 0x28,
-        fd_index: 1,
-        datamatch: Some(7),
-        ..any
-    };
-    IoFds {
-        index: 0,
-        sub_regions: vec![any, one],
-    }
-}
-
-#[test]
-fn an_io_fds_query_is_16_bytes_without_flags() {
-    let body = bytes![96u32, 0u32, 3u32, 0u32];
-    let expected = IoFdsQuery {
-        index: 3,
-        argsz: 96,
-    };
-    assert_eq!(IoFdsQuery::parse(&body), Ok(expected));
-    let mut out = Vec::new();
-    expected.encode(&mut out);
-    assert_eq!(out, body);
-    for body in [
-        bytes![96u32, 1u32, 3u32, 0u32],
-        bytes![15u32, 0u32, 3u32, 0u32],
-        bytes![16u32, 0u32, 3u32, 0u32, 0u8],
-        bytes![16u32, 0u32, 3u32],
-    ] {
-        assert_eq!(IoFdsQuery::parse(&body).unwrap_err().errno(), libc::EINVAL);
-    }
-}
-
-#[test]
-fn each_eventfd_takes_40_bytes() {
-    let body = bytes![
-        96u32, 0u32, 0u32, 2u32, // region
-        0x24u64, 4u64, 0u32, 0u32, 0u32, 0u32, 0u64, // any value
-        0x28u64, 4u64, 1u32, 0u32, 1u32, 0u32, 7u64 // one value
-    ];
-    let mut out = Vec::new();
-    doorbells().encode(96, &mut out);
-    assert_eq!(out, body);
-    assert_eq!(IoFds::parse(&body), Ok(doorbells()));
-}
-
-#[test]
-fn eventfds_that_do_not_fit_are_left_out() {
-    let mut out = Vec::new();
-    doorbells().encode(95, &mut out);
-    assert_eq!(out, bytes![96u32, 0u32, 0u32, 0u32]);
-    assert!(IoFds::parse(&out).unwrap().sub_regions.is_empty());
-}
-
-#[test]
-fn sub_regions_of_another_type_or_a_later_length_are_understood() {
-    let body = bytes![
-        112u32, 0u32, 0u32, 2u32, // two entries of 48 bytes
-        0x24u64, 4u64, 0u32, 1u32, 0u32, 0u32, 0u64, 0u64, // ioregionfd
-        0x28u64, 4u64, 1u32, 0u32, 1u32, 0u32, 7u64, 0u64
-    ];
-    let found = IoFds::parse(&body).unwrap().sub_regions;
-    assert_eq!(found, doorbells().sub_regions[1..]);
-}
-
-#[test]
-fn a_count_of_sub_regions_that_is_not_there_is_refused() {
-    let mut body = bytes![56u32, 0u32, 0u32, 2u32];
-    body.resize(56, 0);
-    assert!(IoFds::parse(&body).is_err());
-    assert!(IoFds::parse(&bytes![15u32, 0u32, 0u32, 0u32]).is_err());
-    assert!(IoFds::parse(&body[..15]).is_err());
 }
