@@ -16,6 +16,7 @@
 //! | [`device`] | what an author reads: [`Device`](device::Device), registers, [`Irq`](device::Irq), [`Dma`](device::Dma) |
 //! | [`devices`] | the stub, and small devices that teach |
 //! | [`pci`] | what PCI says: config space, BARs, capabilities |
+//! | [`fastpath`] | accesses by memory that server and client share; imports none of the others |
 //! | [`client`] | the other side: a vfio-user client, for `demo` and `probe` |
 //! | `host` | a host's side: starting a server for a VM, finding out why one does not start (feature `host`) |
 //! | `bench` | what an access costs, hop by hop, each beside its floor (feature `bench`) |
@@ -102,6 +103,7 @@ pub mod debian;
 pub mod device;
 pub mod devices;
 pub mod endpoint;
+pub mod fastpath;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod pci;

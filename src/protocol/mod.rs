@@ -73,5 +73,5 @@ pub use region_info::{Area, RegionInfo, RegionInfoQuery};
 pub use request::{Request, reply_size};
 pub use socket::{MAX_FDS, Outgoing, Socket};
 pub use transfer::DmaTransfer;
-pub use version::{Capabilities, Migration, Proposal, TwinSocket};
+pub use version::{Capabilities, Migration, Proposal, SharedMmio, TwinSocket};
 pub use wire::needed_argsz;

@@ -40,6 +40,18 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
             max_bitmap_size,
         },
     );
+    let shared_mmio = (
+        1..=u32::MAX,
+        1..=u32::MAX,
+        option::of(1..=u32::MAX),
+        option::of(any::<u32>()),
+    )
+        .prop_map(|(version, slots, ring, fd_index)| SharedMmio {
+            version,
+            slots,
+            ring,
+            fd_index,
+        });
     (
         option::of(any::<u32>()),
         option::of(1..=u32::MAX),
@@ -48,9 +60,10 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
         option::of(twin),
         option::of(any::<bool>()),
         option::of(migration),
+        option::of(shared_mmio),
     )
         .prop_map(
-            |(fds, xfer, maps, pages, twin, multi, migration)| Capabilities {
+            |(fds, xfer, maps, pages, twin, multi, migration, shared_mmio)| Capabilities {
                 read_only_areas: multi,
                 shadow_doorbells: multi.map(|multi| !multi),
                 max_msg_fds: fds,
@@ -60,6 +73,7 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
                 twin_socket: twin,
                 write_multiple: multi,
                 migration,
+                shared_mmio,
             },
         )
 }

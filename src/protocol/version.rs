@@ -53,6 +53,9 @@ pub struct Capabilities {
     /// Migration. Not in the specification any more, but QEMU, libvfio-user and
     /// the `vfio_user` crate send it.
     pub migration: Option<Migration>,
+    /// Accesses by shared memory (docs/shared-mmio.md, Negotiation). Not in the
+    /// specification; only who knows it says it.
+    pub shared_mmio: Option<SharedMmio>,
 }
 
 /// Parameters of the second socket (vfio-user, `VFIO_USER_VERSION`).
@@ -71,6 +74,19 @@ pub struct Migration {
     pub pgsize: Option<u64>,
     /// The largest dirty bitmap.
     pub max_bitmap_size: Option<u64>,
+}
+
+/// Parameters of shared MMIO (docs/shared-mmio.md, Negotiation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedMmio {
+    /// The version that the client speaks at most, or that both will; not 0.
+    pub version: u32,
+    /// How many requesters the client wants at most, or has; not 0.
+    pub slots: u32,
+    /// How many posted writes the ring holds; only the server says it.
+    pub ring: Option<u32>,
+    /// Which of the reply's fds is its first; only the server says it.
+    pub fd_index: Option<u32>,
 }
 
 impl Proposal {
@@ -159,6 +175,15 @@ impl Capabilities {
             }),
             None => None,
         };
+        let shared_mmio = match object(map, "shared_mmio")? {
+            Some(shared) => Some(SharedMmio {
+                version: needed(shared, "version")?,
+                slots: needed(shared, "slots")?,
+                ring: number(shared, "ring", 1)?.map(saturate),
+                fd_index: number(shared, "fd_index", 0)?.map(saturate),
+            }),
+            None => None,
+        };
         Ok(Capabilities {
             max_msg_fds: number(map, "max_msg_fds", 0)?.map(saturate),
             max_data_xfer_size: number(map, "max_data_xfer_size", 1)?.map(saturate),
@@ -169,6 +194,7 @@ impl Capabilities {
             read_only_areas: boolean(map, "read_only_areas")?,
             shadow_doorbells: boolean(map, "shadow_doorbells")?,
             migration,
+            shared_mmio,
         })
     }
 
@@ -183,6 +209,16 @@ impl Capabilities {
             let bitmap = migration.max_bitmap_size.map(Value::from);
             only_some([("pgsize", pgsize), ("max_bitmap_size", bitmap)])
         });
+        let shared_mmio = self.shared_mmio.map(|shared| {
+            let ring = shared.ring.map(Value::from);
+            let fd_index = shared.fd_index.map(Value::from);
+            only_some([
+                ("version", Some(shared.version.into())),
+                ("slots", Some(shared.slots.into())),
+                ("ring", ring),
+                ("fd_index", fd_index),
+            ])
+        });
         only_some([
             ("max_msg_fds", self.max_msg_fds.map(Value::from)),
             (
@@ -196,6 +232,7 @@ impl Capabilities {
             ("read_only_areas", self.read_only_areas.map(Value::from)),
             ("shadow_doorbells", self.shadow_doorbells.map(Value::from)),
             ("migration", migration),
+            ("shared_mmio", shared_mmio),
         ])
     }
 }
@@ -248,6 +285,14 @@ fn number(
         Some(number) if number >= least => Ok(Some(number)),
         _ if least == 0 => Err(wrong(key, "a whole number that is not negative")),
         _ => Err(wrong(key, "a whole number above 0")),
+    }
+}
+
+/// A whole number above 0 without which its object says nothing.
+fn needed(map: &Map<String, Value>, key: &'static str) -> Result<u32, Malformed> {
+    match number(map, key, 1)? {
+        Some(number) => Ok(saturate(number)),
+        None => Err(wrong(key, "a whole number above 0")),
     }
 }
 
@@ -309,6 +354,7 @@ mod tests {
                 pgsize: Some(4096),
                 max_bitmap_size: Some(256 << 20),
             }),
+            shared_mmio: None,
         };
         assert_eq!(said, Ok(expected));
     }
@@ -326,6 +372,26 @@ mod tests {
         let silent = capabilities(r#"{"twin_socket":{"fd_index":3}}"#).unwrap();
         assert_eq!(silent.twin_socket.unwrap().fd_index, Some(3));
         assert!(!silent.twin_socket.unwrap().supported);
+    }
+
+    #[test]
+    fn shared_mmio_is_asked_for_and_answered() {
+        let asked = capabilities(r#"{"shared_mmio":{"version":1,"slots":4}}"#).unwrap();
+        let expected = SharedMmio {
+            version: 1,
+            slots: 4,
+            ring: None,
+            fd_index: None,
+        };
+        assert_eq!(asked.shared_mmio, Some(expected));
+        let json = r#"{"shared_mmio":{"version":4294967296,"slots":2,"ring":256,"fd_index":0}}"#;
+        let answered = SharedMmio {
+            version: u32::MAX,
+            slots: 2,
+            ring: Some(256),
+            fd_index: Some(0),
+        };
+        assert_eq!(capabilities(json).unwrap().shared_mmio, Some(answered));
     }
 
     #[test]
@@ -368,6 +434,19 @@ mod tests {
             (r#"{"migration":4096}"#, "migration"),
             (r#"{"migration":{"pgsize":0}}"#, "pgsize"),
             (r#"{"migration":{"max_bitmap_size":""}}"#, "max_bitmap_size"),
+            (r#"{"shared_mmio":true}"#, "shared_mmio"),
+            (r#"{"shared_mmio":{"slots":1}}"#, "version"),
+            (r#"{"shared_mmio":{"version":0,"slots":1}}"#, "version"),
+            (r#"{"shared_mmio":{"version":1}}"#, "slots"),
+            (r#"{"shared_mmio":{"version":1,"slots":0}}"#, "slots"),
+            (
+                r#"{"shared_mmio":{"version":1,"slots":1,"ring":0}}"#,
+                "ring",
+            ),
+            (
+                r#"{"shared_mmio":{"version":1,"slots":1,"fd_index":-1}}"#,
+                "fd_index",
+            ),
             ("[]", "capabilities"),
             ("null", "capabilities"),
         ];

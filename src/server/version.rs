@@ -75,6 +75,7 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
         write_multiple: client.write_multiple,
         read_only_areas: client.read_only_areas,
         shadow_doorbells: client.shadow_doorbells,
+        shared_mmio: None,
         // Not before a device can save its state.
         migration: None,
     };
