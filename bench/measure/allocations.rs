@@ -107,7 +107,7 @@ fn measure(access: Access, runs: Runs) -> io::Result<f64> {
     let taken = Arc::new(AtomicU64::new(0));
     let noted = taken.clone();
     let endpoint = Endpoint::new(move |irq, dma| {
-        let stub = Stub::new(VECTORS, irq, dma)?;
+        let stub = Stub::new(VECTORS, irq, dma);
         Ok(Box::new(Metered { stub, taken: noted }))
     })
     .map_err(io::Error::other)?;

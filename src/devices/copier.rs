@@ -39,7 +39,7 @@ impl Copier {
     ///
     /// # Errors
     ///
-    /// If there is no memory to share or no thread.
+    /// If there is no memory to share.
     pub fn new(irq: Irq, dma: Dma) -> io::Result<Self> {
         let log = SharedMemory::new(4096)?;
         let shown = log.clone();
@@ -52,7 +52,7 @@ impl Copier {
         };
         Ok(Copier {
             registers: RegisterFile::new(),
-            worker: Worker::start("copier", 1, copy)?,
+            worker: Worker::new("copier", 1, copy),
             log,
         })
     }

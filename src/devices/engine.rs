@@ -1,7 +1,6 @@
 //! The stub's slow work, on a thread of its own: DMA commands and the command
 //! ring. Register accesses hand work over and never wait for it.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -176,19 +175,19 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Starts the thread. It ends when the engine is dropped.
-    pub(super) fn start(shared: Arc<Shared>, dma: Dma) -> io::Result<Self> {
+    /// Its thread starts with the first command and ends when it is dropped.
+    pub(super) fn new(shared: Arc<Shared>, dma: Dma) -> Self {
         let mover = Mover {
             shared: shared.clone(),
             dma,
         };
         // Room for all jobs and one kick of the ring.
         let room = MAX_JOBS as usize + 1;
-        let worker = Worker::start("stub-engine", room, move |work| mover.take(work))?;
-        Ok(Engine { shared, worker })
+        let worker = Worker::new("stub-engine", room, move |work| mover.take(work));
+        Engine { shared, worker }
     }
 
-    /// Accepts a command, or fails it if too many wait.
+    /// Accepts a command, or fails it if too many wait or there is no thread.
     pub(super) fn start_dma(&self, job: Job) {
         let pending = self.shared.dma_pending.fetch_add(1, Ordering::AcqRel);
         if pending >= MAX_JOBS || !self.worker.push(Work::Dma(job)) {

@@ -49,7 +49,7 @@ pub const KINDS: &[Kind] = &[
         takes_vectors: true,
         make: |options, irq, dma| {
             let vectors = options.vectors.unwrap_or(VECTORS);
-            Ok(Box::new(Stub::new(vectors, irq, dma)?))
+            Ok(Box::new(Stub::new(vectors, irq, dma)))
         },
     },
     Kind {

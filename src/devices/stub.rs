@@ -2,7 +2,6 @@
 //! that a vGPU's has. Its registers are the table below; `docs/registers.md`
 //! is made from it.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -85,23 +84,19 @@ pub struct Stub {
 
 impl Stub {
     /// A stub with so many vectors, 1 to [`MAX_VECTORS`].
-    ///
-    /// # Errors
-    ///
-    /// If there is no thread for the engine.
-    pub fn new(vectors: u16, irq: Irq, dma: Dma) -> io::Result<Self> {
+    pub fn new(vectors: u16, irq: Irq, dma: Dma) -> Self {
         let vectors = vectors.clamp(1, MAX_VECTORS);
         let shared = Arc::new(Shared::new(irq));
         let mut stub = Stub {
             registers: RegisterFile::new(),
             vectors,
-            engine: Engine::start(shared.clone(), dma)?,
+            engine: Engine::new(shared.clone(), dma),
             shared,
             reads: 0,
             writes: 0,
         };
         stub.init();
-        Ok(stub)
+        stub
     }
 
     fn init(&mut self) {

@@ -80,7 +80,8 @@ impl ConfigSpace {
     ) -> Result<Self, ConfigError> {
         let bars = Bars::new(bars)?;
         let is_express = capabilities.contains(&Capability::PciExpress);
-        let mut registers = Registers::zeroed(if is_express {
+        // There are no extended capabilities.
+        let mut registers = Registers::zeroed(CONFIG_SIZE).extended_to(if is_express {
             EXTENDED_CONFIG_SIZE
         } else {
             CONFIG_SIZE

@@ -4,6 +4,10 @@
 /// it, and whether a write of one clears it. A bit with neither is read-only.
 #[derive(Debug, Clone)]
 pub(super) struct Registers {
+    /// How many bytes a guest sees, at least as many as have a value: the rest
+    /// reads zero and ignores writes. A PCI Express function has 4096, and
+    /// memory for these would be most of what a device takes.
+    length: usize,
     value: Vec<u8>,
     writable: Vec<u8>,
     clear: Vec<u8>,
@@ -13,14 +17,21 @@ impl Registers {
     /// `length` bytes that read zero and ignore writes.
     pub(super) fn zeroed(length: usize) -> Self {
         Self {
+            length,
             value: vec![0; length],
             writable: vec![0; length],
             clear: vec![0; length],
         }
     }
 
+    /// The same with zeros behind, `length` bytes in all.
+    pub(super) fn extended_to(mut self, length: usize) -> Self {
+        self.length = length;
+        self
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.value.len()
+        self.length
     }
 
     pub(super) fn value(&self) -> &[u8] {
@@ -82,9 +93,12 @@ impl Registers {
 
     /// Reads as a guest: any offset and length, all-ones beyond the end.
     pub(super) fn read(&self, offset: usize, data: &mut [u8]) {
+        let inside = self.length.saturating_sub(offset).min(data.len());
+        let (inside, outside) = data.split_at_mut(inside);
         let known = self.value.get(offset..).unwrap_or_default();
-        let (inside, outside) = data.split_at_mut(known.len().min(data.len()));
-        inside.copy_from_slice(&known[..inside.len()]);
+        let (kept, zeros) = inside.split_at_mut(known.len().min(inside.len()));
+        kept.copy_from_slice(&known[..kept.len()]);
+        zeros.fill(0);
         outside.fill(0xff);
     }
 
