@@ -116,7 +116,11 @@ impl BarSpace {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at_mut(run);
             let read = match place {
-                Place::Register(row) => self.read_register(device, row, offset - row.offset, now),
+                Place::Register(row) => {
+                    let value = self.read_register(device, row, offset - row.offset);
+                    now.copy_from_slice(&value.as_ref().unwrap_or(&u64::MAX).to_le_bytes()[..run]);
+                    value.map(|_| ())
+                }
                 other => self.read_other(irqs, &other, offset, now),
             };
             mistakes += u64::from(read.is_err());
@@ -139,7 +143,12 @@ impl BarSpace {
             let (place, run) = self.place(offset, data.len());
             let (now, rest) = data.split_at(run);
             let written = match place {
-                Place::Register(row) => self.write_register(device, row, offset - row.offset, now),
+                Place::Register(row) => {
+                    let mut value = [0; 8];
+                    value[..run].copy_from_slice(now);
+                    let (first, value) = (offset - row.offset, u64::from_le_bytes(value));
+                    self.write_register(device, row, first, run, value)
+                }
                 other => self.write_other(&other, offset, now),
             };
             mistakes += u64::from(written.is_err());
@@ -203,43 +212,35 @@ impl BarSpace {
         }
     }
 
-    /// Reads the part of a register that `data` asks for, from its byte
-    /// `first` on.
+    /// Reads a register from its byte `first` on: the low bytes of the value.
     #[inline]
     pub(super) fn read_register(
         &self,
         device: &mut dyn Device,
         row: &Row,
         first: u32,
-        data: &mut [u8],
-    ) -> Result<(), Mistake> {
+    ) -> Result<u64, Mistake> {
         let read = match row.kind {
             Kind::Wo => Err(AccessError::WriteOnly { name: row.name }),
             _ => device.read(self.access(row)),
         };
-        let value = read.map_err(|error| self.misread(error, data))?;
-        let value = (value >> (8 * first)).to_le_bytes();
-        match data.len() {
-            // A store, where a length that is not known means a call of memcpy.
-            4 => data.copy_from_slice(&value[..4]),
-            8 => data.copy_from_slice(&value),
-            length => data.copy_from_slice(&value[..length]),
-        }
-        Ok(())
+        let value = read.map_err(|error| self.mistake(error))?;
+        Ok(value >> (8 * first))
     }
 
-    /// Writes the part of a register that `data` holds, from its byte `first`
-    /// on.
+    /// Writes the low `length` bytes of `value` to a register, which has so
+    /// many from its byte `first` on.
     #[inline]
     pub(super) fn write_register(
         &self,
         device: &mut dyn Device,
         row: &Row,
         first: u32,
-        data: &[u8],
+        length: usize,
+        value: u64,
     ) -> Result<(), Mistake> {
         let access = self.access(row);
-        let whole = data.len() == row.width.bytes() as usize;
+        let whole = length == row.width.bytes() as usize;
         let old = match row.kind {
             Kind::Ro => Err(AccessError::ReadOnly { name: row.name }),
             Kind::Wo if !whole => Err(AccessError::Narrow { name: row.name }),
@@ -247,18 +248,11 @@ impl BarSpace {
             Kind::Rw if !whole => device.read(access),
             Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
         };
-        let mut value = old.map_err(|error| self.mistake(error))?.to_le_bytes();
-        let first = first as usize;
-        value[first..first + data.len()].copy_from_slice(data);
-        let written = device.write(access, u64::from_le_bytes(value));
+        let old = old.map_err(|error| self.mistake(error))?;
+        let mask = (u64::MAX >> (64 - 8 * length)) << (8 * first);
+        let value = old & !mask | value << (8 * first) & mask;
+        let written = device.write(access, value);
         written.map_err(|error| self.mistake(error))
-    }
-
-    /// What a guest reads that should not.
-    #[cold]
-    fn misread(&self, error: AccessError, data: &mut [u8]) -> Mistake {
-        data.fill(0xff);
-        self.mistake(error)
     }
 
     /// Says what the guest did wrong.

@@ -31,7 +31,7 @@ pub use crate::device::DmaError;
 use crate::device::{Device, Dma, Function, Irq, SharedMemory};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
-use bar::BarSpace;
+use bar::{BarSpace, Mistake};
 use dma_table::DmaTable;
 use events::{Doorbell, Event, make_doorbells};
 use irqs::IrqTable;
@@ -160,22 +160,18 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`RegionError`] if the range is not inside the region.
-    #[allow(
-        clippy::inline_always,
-        reason = "a call of it would be 20 instructions"
-    )]
-    #[inline(always)]
+    #[inline]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), RegionError> {
-        if let Some(Some(bar)) = self.bars.get(region as usize)
-            && let Some((row, first)) = bar.register_of(offset, data.len())
-        {
-            let read = bar.read_register(self.device.as_mut(), row, first, data);
-            if read.is_err() {
-                self.guest_errors += 1;
-            }
-            return Ok(());
+        let value = match data.len() {
+            length @ 1..=8 => self.load(region, offset, length)?.to_le_bytes(),
+            _ => return self.read_any(region, offset, data),
+        };
+        match data.len() {
+            // A store, where a length that is not known means a call of memcpy.
+            4 => data.copy_from_slice(&value[..4]),
+            length => data.copy_from_slice(&value[..length]),
         }
-        self.read_any(region, offset, data)
+        Ok(())
     }
 
     /// Writes a region. `data` may have any length: registers are written
@@ -184,19 +180,66 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`RegionError`] if the range is not inside the region.
+    #[inline]
+    pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
+        let mut value = [0; 8];
+        match data.len() {
+            4 => value[..4].copy_from_slice(data),
+            length @ 1..=8 => value[..length].copy_from_slice(data),
+            _ => return self.write_any(region, offset, data),
+        }
+        self.store(region, offset, data.len(), u64::from_le_bytes(value))
+    }
+
+    /// Reads `length` bytes, 1 to 8, as [`Endpoint::read`] does. They are the
+    /// low bytes of the value; what is above them means nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError`] if the range is not inside the region.
+    #[allow(
+        clippy::inline_always,
+        reason = "a call of it would be 20 instructions"
+    )]
+    #[inline(always)]
+    pub fn load(&mut self, region: u32, offset: u64, length: usize) -> Result<u64, RegionError> {
+        if let Some(Some(bar)) = self.bars.get(region as usize)
+            && let Some((row, first)) = bar.register_of(offset, length)
+        {
+            let value = bar.read_register(self.device.as_mut(), row, first);
+            return Ok(value.unwrap_or_else(|Mistake| {
+                self.guest_errors += 1;
+                u64::MAX
+            }));
+        }
+        self.load_any(region, offset, length)
+    }
+
+    /// Writes the low `length` bytes of `value`, 1 to 8, as
+    /// [`Endpoint::write`] does. What is above them is ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError`] if the range is not inside the region.
     #[allow(clippy::inline_always, reason = "as for reads")]
     #[inline(always)]
-    pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
+    pub fn store(
+        &mut self,
+        region: u32,
+        offset: u64,
+        length: usize,
+        value: u64,
+    ) -> Result<(), RegionError> {
         if let Some(Some(bar)) = self.bars.get(region as usize)
-            && let Some((row, first)) = bar.register_of(offset, data.len())
+            && let Some((row, first)) = bar.register_of(offset, length)
         {
-            let written = bar.write_register(self.device.as_mut(), row, first, data);
+            let written = bar.write_register(self.device.as_mut(), row, first, length, value);
             if written.is_err() {
                 self.guest_errors += 1;
             }
             return Ok(());
         }
-        self.write_any(region, offset, data)
+        self.store_any(region, offset, length, value)
     }
 
     /// Checks an access without carrying it out.
@@ -215,6 +258,24 @@ impl Endpoint {
             _ if region == CONFIG_REGION => self.config.size() as u64,
             _ => 0,
         }
+    }
+
+    #[cold]
+    fn load_any(&mut self, region: u32, offset: u64, length: usize) -> Result<u64, RegionError> {
+        let mut value = [0; 8];
+        self.read_any(region, offset, &mut value[..length])?;
+        Ok(u64::from_le_bytes(value))
+    }
+
+    #[cold]
+    fn store_any(
+        &mut self,
+        region: u32,
+        offset: u64,
+        length: usize,
+        value: u64,
+    ) -> Result<(), RegionError> {
+        self.write_any(region, offset, &value.to_le_bytes()[..length])
     }
 
     /// Reads what is not inside one register.

@@ -96,6 +96,11 @@ impl Command {
         self as u16
     }
 
+    /// Whether a client may send descriptors along.
+    pub(super) fn takes_descriptors(self) -> bool {
+        matches!(self, Command::DmaMap | Command::DeviceSetIrqs)
+    }
+
     /// The specification's name, without `VFIO_USER_`.
     pub fn name(self) -> &'static str {
         match self {

@@ -4,10 +4,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
 use super::{Command, Malformed};
 
-const TYPE_MASK: u32 = 0xf;
-const TYPE_COMMAND: u32 = 0;
-const TYPE_REPLY: u32 = 1;
-const NO_REPLY: u32 = 1 << 4;
+pub(super) const TYPE_MASK: u32 = 0xf;
+pub(super) const TYPE_COMMAND: u32 = 0;
+pub(super) const TYPE_REPLY: u32 = 1;
+pub(super) const NO_REPLY: u32 = 1 << 4;
 const ERROR: u32 = 1 << 5;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]

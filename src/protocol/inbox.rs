@@ -7,22 +7,22 @@
 //! no more than the rest of one message, its descriptors belong to that
 //! message. Only behind a region access, which is the hot path and rarely
 //! followed by descriptors, a receive takes all there is; descriptors then
-//! belong to the last message that begins in what was received, as all known
-//! clients send one message at a time.
+//! belong to the last message that begins in what was received and may have
+//! some, or to the last one if none may: all known clients send one message at
+//! a time, and if several were sent at once, those that follow are accesses.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use thiserror::Error;
 
-use super::{Command, Header, MAX_FDS, Malformed, Socket};
+use super::receive::receive;
+use super::{Command, Header, MAX_FDS, Malformed, SmallAccess, Socket};
 
 /// The largest data of a single transfer that we offer.
 pub const MAX_DATA: u32 = 1024 * 1024;
@@ -36,16 +36,9 @@ const MAX_DEFERRED: usize = 1024;
 const MAX_DEFERRED_BYTES: usize = 4 * MAX_MESSAGE;
 const MAX_DEFERRED_FDS: usize = 2 * MAX_FDS;
 
-/// The receive buffer of a session that gets no large messages: over 300 posted
+/// The receive buffer of a session that gets no large messages: over 100 posted
 /// writes. Memory for the largest message, once touched, would stay resident.
-const ROOM: usize = 16 * 1024;
-
-/// Room for the control message of a receive.
-const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
-
-/// That room, aligned as the kernel needs it.
-#[repr(align(8))]
-struct ControlSpace([MaybeUninit<u8>; CONTROL]);
+const ROOM: usize = 4 * 1024;
 
 /// A message as it arrived. Its memory is used again.
 #[derive(Debug)]
@@ -73,12 +66,7 @@ impl Message {
     fn set(&mut self, header: &[u8; Header::SIZE], body: &[u8]) {
         self.header = Header::decode(header);
         self.body.clear();
-        match <&[u8; 16]>::try_from(body) {
-            // A read: two moves, where a length that is not known means a call
-            // of memcpy.
-            Ok(read) => self.body.extend_from_slice(read),
-            Err(_) => self.body.extend_from_slice(body),
-        }
+        self.body.extend_from_slice(body);
         if !self.fds.is_empty() {
             self.fds.clear();
         }
@@ -194,6 +182,23 @@ impl Inbox {
         }
     }
 
+    /// Takes the next message if it is here whole and a sound region access of
+    /// at most `most` bytes, which is at most [`SMALL`](super::SMALL); `None`
+    /// if [`Inbox::take`] is to look what there is.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub fn take_small(&mut self, most: u32) -> Option<SmallAccess> {
+        if !self.deferred.is_empty() || !self.fds.is_empty() {
+            return None;
+        }
+        let bytes = self.buffer.get(self.start..)?;
+        let (access, size) = SmallAccess::parse(bytes, self.end - self.start, most)?;
+        self.start += size;
+        self.read_ahead = true;
+        self.stalled = None;
+        Some(access)
+    }
+
     /// Takes the next message that is here whole, one that was put aside
     /// before others; `false` if there is none. Does not receive.
     ///
@@ -222,7 +227,7 @@ impl Inbox {
                 return Ok(());
             }
             self.wait_for_input(wait)?;
-            self.fill(missing, RecvFlags::empty())?;
+            self.fill(missing, true)?;
         }
     }
 
@@ -255,7 +260,7 @@ impl Inbox {
     pub fn wait(&mut self, wait: Wait) -> Result<(), ReceiveError> {
         let missing = self.missing()?;
         self.wait_for_input(wait)?;
-        self.fill(missing, RecvFlags::empty())?;
+        self.fill(missing, true)?;
         Ok(())
     }
 
@@ -267,7 +272,7 @@ impl Inbox {
     #[inline]
     pub fn look(&mut self) -> Result<bool, ReceiveError> {
         let missing = self.missing()?;
-        self.fill(missing, RecvFlags::DONTWAIT)
+        self.fill(missing, false)
     }
 
     /// When the message that has begun must be complete, if one has and the
@@ -287,7 +292,17 @@ impl Inbox {
     /// How many bytes are surely part of the message that begins at `start`
     /// and not here.
     #[inline]
-    fn missing(&self) -> Result<usize, ReceiveError> {
+    fn missing(&mut self) -> Result<usize, ReceiveError> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            return Ok(Header::SIZE);
+        }
+        self.rest()
+    }
+
+    #[cold]
+    fn rest(&self) -> Result<usize, ReceiveError> {
         let here = &self.buffer[self.start..self.end];
         match here.split_first_chunk() {
             None => Ok(Header::SIZE - here.len()),
@@ -324,12 +339,7 @@ impl Inbox {
             Some(Command::RegionRead | Command::RegionWrite | Command::RegionWriteMulti)
         );
         self.stalled = None;
-        let end = self.start + size;
-        self.start = end;
-        if end == self.end {
-            self.start = 0;
-            self.end = 0;
-        }
+        self.start += size;
     }
 
     /// Gives the message at `start` its descriptors, if it has any.
@@ -342,9 +352,10 @@ impl Inbox {
         }
     }
 
-    /// Receives at least a byte of the `missing` ones; `false` if none came.
+    /// Receives at least a byte of the `missing` ones, if `wait` not before
+    /// there is one; `false` if none came.
     #[inline]
-    fn fill(&mut self, missing: usize, how: RecvFlags) -> Result<bool, ReceiveError> {
+    fn fill(&mut self, missing: usize, wait: bool) -> Result<bool, ReceiveError> {
         if self.end + missing > self.buffer.len() {
             self.make_room(missing);
         }
@@ -353,30 +364,13 @@ impl Inbox {
         } else {
             self.end + missing
         };
-        let mut space = ControlSpace([MaybeUninit::uninit(); CONTROL]);
-        // Its destructor would only look for what is drained below; without a
-        // receive there is nothing.
-        let mut control = ManuallyDrop::new(RecvAncillaryBuffer::new(&mut space.0));
-        let mut parts = [IoSliceMut::new(&mut self.buffer[self.end..limit])];
-        let how = how | RecvFlags::CMSG_CLOEXEC;
-        let received = match recvmsg(&self.socket, &mut parts, &mut control, how) {
+        let room = &mut self.buffer[self.end..limit];
+        let received = match receive(self.socket.as_fd(), room, wait, &mut self.arrived) {
             Ok(received) => received,
-            Err(errno) => return nothing_came(errno, how),
+            Err(errno) => return nothing_came(errno, wait),
         };
-        for message in control.drain() {
-            keep(&mut self.arrived, message);
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            // Descriptors were lost: this process has too many, or there were
-            // more than the kernel carries.
-            return Err(ReceiveError::Io(Errno::MFILE.into()));
-        }
-        if received.bytes == 0 {
-            return Err(if self.start < self.end {
-                ReceiveError::Cut
-            } else {
-                ReceiveError::Closed
-            });
+        if received.bytes == 0 || received.lost {
+            return Err(self.nothing_more(received.lost));
         }
         self.end += received.bytes;
         if !self.arrived.is_empty() {
@@ -385,18 +379,44 @@ impl Inbox {
         Ok(true)
     }
 
-    /// Gives descriptors to the last message that begins in what is here.
+    /// Why there is no further message.
+    #[cold]
+    fn nothing_more(&self, lost: bool) -> ReceiveError {
+        if lost {
+            // Without its descriptors nobody knows what a message means.
+            return ReceiveError::Io(Errno::MFILE.into());
+        }
+        if self.start < self.end {
+            ReceiveError::Cut
+        } else {
+            ReceiveError::Closed
+        }
+    }
+
+    /// Gives descriptors to the last message that begins in what is here and
+    /// may have some.
     #[cold]
     fn assign(&mut self) {
         let mut fds = std::mem::take(&mut self.arrived);
-        let mut owner = self.start;
-        while let Some(header) = self.buffer[owner..self.end].first_chunk() {
-            let size = Header::parse(header).map_or(MAX_MESSAGE, |header| header.size as usize);
-            if owner + size >= self.end {
+        let (mut owner, mut last) = (None, self.start);
+        let assigned = self.fds.back().map(|(at, _)| *at);
+        while let Some(header) = self.buffer[last..self.end].first_chunk() {
+            let (size, takes) = Header::parse(header).map_or((MAX_MESSAGE, false), |header| {
+                let command = Command::from_wire(header.command);
+                let takes = command.is_some_and(Command::takes_descriptors);
+                (header.size as usize, takes)
+            });
+            if takes && Some(last) > assigned {
+                owner = Some(last);
+            }
+            if last + size >= self.end {
                 break;
             }
-            owner += size;
+            last += size;
         }
+        // A message of which less than a header is here is the last of a send.
+        let begun = self.end - last < Header::SIZE;
+        let owner = owner.filter(|_| !begun).unwrap_or(last);
         match self.fds.back_mut() {
             // A message that was sent in pieces, each with descriptors.
             Some((at, earlier)) if *at == owner => {
@@ -471,19 +491,11 @@ fn payload(header: &[u8; Header::SIZE]) -> Result<usize, ReceiveError> {
 
 /// Nothing came, which is no error if there may be more.
 #[cold]
-fn nothing_came(errno: Errno, how: RecvFlags) -> Result<bool, ReceiveError> {
+fn nothing_came(errno: Errno, wait: bool) -> Result<bool, ReceiveError> {
     match errno {
         Errno::INTR => Ok(false),
-        Errno::AGAIN if how.contains(RecvFlags::DONTWAIT) => Ok(false),
+        Errno::AGAIN if !wait => Ok(false),
         Errno::CONNRESET => Err(ReceiveError::Closed),
         errno => Err(ReceiveError::Io(errno.into())),
-    }
-}
-
-/// Keeps the descriptors of a control message.
-#[cold]
-fn keep(fds: &mut Vec<OwnedFd>, message: RecvAncillaryMessage<'_>) {
-    if let RecvAncillaryMessage::ScmRights(arrived) = message {
-        fds.extend(arrived);
     }
 }

@@ -86,27 +86,15 @@ impl RegionAccess {
 
     /// Appends the whole reply to a read, and returns its data, which are zeros
     /// yet.
-    #[allow(clippy::inline_always, reason = "every access comes through here")]
-    #[inline(always)]
     pub(super) fn encode_read_reply<'a>(
         &self,
         header: &Header,
         out: &'a mut Vec<u8>,
     ) -> &'a mut [u8] {
-        let count = self.count as usize;
-        let data = out.len() + Header::SIZE + size_of::<AccessWire>();
-        let access = AccessWire::from(self);
-        let reply = RegisterReplyWire {
-            header: header.encode(),
-            access,
-            data: [0; 8],
-        };
-        put(out, &reply);
-        if count <= reply.data.len() {
-            out.truncate(data + count);
-        } else {
-            out.resize(data + count, 0);
-        }
+        out.extend_from_slice(&header.encode());
+        self.encode(out);
+        let data = out.len();
+        out.resize(data + self.count as usize, 0);
         &mut out[data..]
     }
 
@@ -155,16 +143,6 @@ impl From<&AccessWire> for RegionAccess {
             count: wire.count,
         }
     }
-}
-
-/// The reply to a read of a register: stores, where data of a length that is
-/// not known mean calls of memset and memcpy.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct RegisterReplyWire {
-    header: [u8; Header::SIZE],
-    access: AccessWire,
-    data: [u8; 8],
 }
 
 impl From<&RegionAccess> for AccessWire {

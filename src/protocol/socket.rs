@@ -157,8 +157,6 @@ impl Outgoing {
 
     /// Begins the reply to a region read with this header, and returns its
     /// data, which are zeros yet.
-    #[allow(clippy::inline_always, reason = "every access comes through here")]
-    #[inline(always)]
     pub fn begin_read_reply(&mut self, header: &Header, access: &RegionAccess) -> &mut [u8] {
         self.0.clear();
         access.encode_read_reply(header, &mut self.0)

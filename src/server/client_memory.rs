@@ -6,7 +6,6 @@
 //! all, hands replies to the threads that wait, and puts commands aside while
 //! it waits for a reply itself. So neither side waits for the other for ever.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Limits;
+use super::connection::{Connection, with_lent};
 use crate::endpoint::{ClientMemory, DmaError};
 use crate::protocol::{
     Command, DmaTransfer, Header, Inbox, Kind, Message, Outgoing, ReceiveError, Socket, Wait,
@@ -21,28 +21,6 @@ use crate::protocol::{
 
 /// The most data in one of our messages: such a message is sent whole.
 const CHUNK: usize = 16 * 1024;
-
-thread_local! {
-    /// The inbox of the session whose device this thread has called, for a
-    /// device that asks for guest memory in the middle of an access.
-    static SESSION: RefCell<Option<Box<Inbox>>> = const { RefCell::new(None) };
-}
-
-/// Lends a session's inbox to this thread's `DMA_READ`s while it lives.
-pub(super) struct Lent<'a>(&'a mut Option<Box<Inbox>>);
-
-impl<'a> Lent<'a> {
-    pub(super) fn new(inbox: &'a mut Option<Box<Inbox>>) -> Self {
-        SESSION.set(inbox.take());
-        Lent(inbox)
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        *self.0 = SESSION.take();
-    }
-}
 
 /// A reply of the client: its errno or its body.
 type Answer = Result<Vec<u8>, u32>;
@@ -293,6 +271,9 @@ struct Waiting {
 impl MainSocket {
     fn ask(&self, question: &mut Question<'_>) -> Result<Answer, DmaError> {
         let id = self.enter(question.header.command)?;
+        // The client may wait for an answer before it gives one.
+        let sent = with_lent(|connection| connection.map_or(Ok(()), Connection::flush));
+        sent.map_err(|_| DmaError::Disconnected)?;
         let answer = question
             .send(&self.socket, id)
             .and_then(|()| self.wait(id, question));
@@ -341,10 +322,10 @@ impl MainSocket {
             if left.is_zero() {
                 return Err(question.timed_out());
             }
-            SESSION.with_borrow_mut(|inbox| {
-                if let Some(inbox) = inbox {
+            with_lent(|connection| {
+                if let Some(connection) = connection {
                     drop(state);
-                    return self.receive(inbox, &mut message, question);
+                    return self.receive(&mut connection.inbox, &mut message, question);
                 }
                 // Whether woken or not, the loop looks again.
                 drop(self.answered.wait_timeout(state, left));

@@ -64,8 +64,6 @@ impl Context<'_> {
     }
 
     /// Reads and begins the reply to a command with this header.
-    #[allow(clippy::inline_always, reason = "every access comes through here")]
-    #[inline(always)]
     pub(super) fn region_read(
         self,
         access: &RegionAccess,
@@ -78,8 +76,6 @@ impl Context<'_> {
     }
 
     /// Writes and begins the reply to a command with this header.
-    #[allow(clippy::inline_always, reason = "every access comes through here")]
-    #[inline(always)]
     pub(super) fn region_write(
         self,
         access: &RegionAccess,

@@ -4,6 +4,7 @@
 mod backend;
 mod client_memory;
 mod commands;
+mod connection;
 mod listener;
 mod observer;
 mod refusal;

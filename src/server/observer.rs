@@ -5,6 +5,10 @@ use crate::protocol::Header;
 /// Hears of each command of a client, in the middle of it: what it does takes
 /// the client's time. `()` does nothing, at no cost.
 pub trait Observer {
+    /// Whether anybody listens. Then each command is answered by itself;
+    /// otherwise the answers to those that came together are sent together.
+    const LISTENS: bool = true;
+
     /// The command with this header has been received, and nothing was done
     /// with it.
     #[inline]
@@ -26,4 +30,6 @@ pub trait Observer {
     }
 }
 
-impl Observer for () {}
+impl Observer for () {
+    const LISTENS: bool = false;
+}

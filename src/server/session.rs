@@ -11,15 +11,16 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::client_memory::{Lent, Messages};
+use super::client_memory::Messages;
 use super::commands;
+use super::connection::{Connection, Lent};
 use super::refusal::Refusal;
 use super::version::{self, Negotiated};
 use super::{Handle, Limits, Observer, Terms, Waiting};
 use crate::endpoint::Endpoint;
 use crate::protocol::{
-    Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, Socket,
-    Wait, reply_size,
+    Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, SMALL,
+    SmallAccess, Socket, Wait, reply_size,
 };
 
 /// How a session ended, other than by the client leaving between two
@@ -47,11 +48,12 @@ pub(super) struct Session<'a, O> {
     observer: &'a mut O,
     socket: Arc<Socket>,
     /// Absent only while the device is called, which may have to receive.
-    inbox: Option<Box<Inbox>>,
+    connection: Option<Box<Connection>>,
     /// The message that is carried out.
     message: Message,
     limits: &'a Limits,
     waiting: Waiting,
+    /// The answer to it.
     outgoing: Outgoing,
     /// The descriptors that go with the reply.
     reply_fds: Vec<OwnedFd>,
@@ -63,6 +65,8 @@ pub(super) struct Session<'a, O> {
 struct Agreed {
     negotiated: Negotiated,
     messages: Arc<Messages>,
+    /// The most bytes of an access that is taken as a small one.
+    small: u32,
 }
 
 impl<'a, O: Observer> Session<'a, O> {
@@ -99,11 +103,12 @@ impl<'a, O: Observer> Session<'a, O> {
         let Terms { limits, waiting } = terms;
         let socket = Arc::new(Socket::new(stream, limits.message)?);
         let inbox = Inbox::new(socket.clone(), limits.message);
+        let connection = Connection::new(socket.clone(), inbox);
         Ok(Session {
             endpoint,
             observer,
             socket,
-            inbox: Some(Box::new(inbox)),
+            connection: Some(Box::new(connection)),
             message: Message::new(),
             limits,
             waiting: *waiting,
@@ -152,14 +157,17 @@ impl<'a, O: Observer> Session<'a, O> {
             return self.spin();
         }
         // The rest of a message is waited for by itself, and not for ever.
-        if self.endpoint.has_events() && !self.inbox().has_input() && !self.poll_events()? {
+        if self.endpoint.has_events()
+            && !self.connection().inbox.has_input()
+            && !self.poll_events()?
+        {
             return Ok(());
         }
         let wait = match self.agreed {
             Some(_) => Wait::Forever,
             None => Wait::Until(self.handshake()?),
         };
-        Ok(self.inbox().wait(wait)?)
+        Ok(self.connection().inbox.wait(wait)?)
     }
 
     /// Asks the socket until it has something. With events it asks once: they
@@ -173,7 +181,7 @@ impl<'a, O: Observer> Session<'a, O> {
 
     /// Receives what the client has sent, if it has; does not wait for it.
     pub(super) fn look(&mut self) -> Result<bool, SessionError> {
-        let came = self.inbox().look()?;
+        let came = self.connection().inbox.look()?;
         if !came
             && let Some(deadline) = self.deadline()
             && Instant::now() >= deadline
@@ -185,40 +193,87 @@ impl<'a, O: Observer> Session<'a, O> {
 
     /// When the client must be given up if nothing comes until then.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        let message = self.inbox().deadline();
+        let message = self.connection().inbox.deadline();
         let handshake = (self.agreed.is_none()).then(|| self.connected_at + self.limits.handshake);
         message.into_iter().chain(handshake).min()
     }
 
-    /// Carries out all that is here, in order, and answers it. What has come
-    /// of a message that is not whole stays. Waits for nobody, unless the
-    /// device or a client that does not take its replies makes it.
+    /// Carries out all that is here, in order, and answers it, with one send
+    /// where that is possible. What has come of a message that is not whole
+    /// stays. Waits for nobody, unless the device or a client that does not
+    /// take its replies makes it.
+    #[inline]
     pub(super) fn turn(&mut self) -> Result<(), SessionError> {
         if self.endpoint.has_events() {
             // After the receive: a doorbell that was rung before a command
             // was sent is heard before the command.
-            let _lent = Lent::new(&mut self.inbox);
+            let _lent = Lent::new(&mut self.connection);
             self.endpoint.handle_events();
         }
-        let mut message = std::mem::take(&mut self.message);
-        let done = self.carry_out(&mut message);
-        self.message = message;
-        done
-    }
-
-    fn carry_out(&mut self, message: &mut Message) -> Result<(), SessionError> {
         loop {
-            match self.inbox().take(message) {
-                Ok(true) => self.handle(message)?,
-                Ok(false) => return Ok(()),
-                Err(error) => return self.end(error),
+            self.carry_out_small()?;
+            if !self.connection().inbox.has_input() || !self.carry_out_next()? {
+                return Ok(self.connection().flush()?);
             }
         }
     }
 
+    /// Carries out accesses of registers as far as there is nothing else.
+    /// They are spared the way through a [`Message`].
     #[inline]
-    fn inbox(&mut self) -> &mut Inbox {
-        self.inbox
+    fn carry_out_small(&mut self) -> Result<(), SessionError> {
+        let small = self.agreed.as_ref().map_or(0, |agreed| agreed.small);
+        while let Some(access) = self.connection().inbox.take_small(small) {
+            self.observer.received(&access.header());
+            self.connection().make_ready()?;
+            let done = {
+                let _lent = Lent::new(&mut self.connection);
+                let (region, offset) = (access.region(), access.offset());
+                let length = access.count() as usize;
+                match access.data() {
+                    None => self.endpoint.load(region, offset, length),
+                    Some(data) => self
+                        .endpoint
+                        .store(region, offset, length, data)
+                        .map(|()| 0),
+                }
+            };
+            match done {
+                Err(error) => self.refuse(&access.header(), &access.body(), &error.into())?,
+                Ok(_) if access.no_reply() => {}
+                Ok(value) => self.answer_small(&access, value)?,
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn answer_small(&mut self, access: &SmallAccess, value: u64) -> io::Result<()> {
+        self.observer.answering(&access.header());
+        self.connection().answer_small(access, value);
+        if O::LISTENS {
+            self.connection().flush()?;
+        }
+        self.observer.answered(&access.header());
+        Ok(())
+    }
+
+    /// Carries out the next message, if it is here whole.
+    #[inline(never)]
+    fn carry_out_next(&mut self) -> Result<bool, SessionError> {
+        let mut message = std::mem::take(&mut self.message);
+        let done = match self.connection().inbox.take(&mut message) {
+            Ok(true) => self.handle(&mut message).map(|()| true),
+            Ok(false) => Ok(false),
+            Err(error) => self.end(error).map(|()| false),
+        };
+        self.message = message;
+        done
+    }
+
+    #[inline]
+    fn connection(&mut self) -> &mut Connection {
+        self.connection
             .as_mut()
             .expect("it comes back when the device has been called")
     }
@@ -250,7 +305,6 @@ impl<'a, O: Observer> Session<'a, O> {
         Ok(!fds[0].revents().is_empty())
     }
 
-    #[inline]
     fn handle(&mut self, message: &mut Message) -> Result<(), SessionError> {
         if message.header.kind == Kind::Reply {
             message.fds.clear();
@@ -262,14 +316,23 @@ impl<'a, O: Observer> Session<'a, O> {
         }
         let Message { header, body, fds } = message;
         self.observer.received(header);
+        self.connection().make_ready()?;
         match self.execute(header, body, fds) {
             Ok(()) if header.no_reply => self.reply_fds.clear(),
             Ok(()) if self.reply_fds.is_empty() => {
                 self.observer.answering(header);
-                self.socket.send(self.outgoing.finish(), &[])?;
+                self.answer()?;
+                if O::LISTENS {
+                    self.connection().flush()?;
+                }
                 self.observer.answered(header);
             }
-            Ok(()) => self.reply_with_fds()?,
+            Ok(()) => {
+                let fds = std::mem::take(&mut self.reply_fds);
+                let message = self.outgoing.finish();
+                let connection = self.connection.as_mut();
+                connection.map_or(Ok(()), |connection| connection.answer_with(message, &fds))?;
+            }
             Err(refusal) => {
                 // Closed before the client learns that they are not wanted.
                 fds.clear();
@@ -279,11 +342,11 @@ impl<'a, O: Observer> Session<'a, O> {
         Ok(())
     }
 
-    #[cold]
-    fn reply_with_fds(&mut self) -> io::Result<()> {
-        let fds = std::mem::take(&mut self.reply_fds);
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.socket.send(self.outgoing.finish(), &borrowed)
+    /// Answers with what is in `outgoing`.
+    fn answer(&mut self) -> io::Result<()> {
+        let message = self.outgoing.finish();
+        let connection = self.connection.as_mut();
+        connection.map_or(Ok(()), |connection| connection.answer(message))
     }
 
     /// Executes a command and leaves its reply in `outgoing` and `reply_fds`.
@@ -302,10 +365,9 @@ impl<'a, O: Observer> Session<'a, O> {
             endpoint: self.endpoint,
             negotiated: &agreed.negotiated,
         };
-        let _lent = Lent::new(&mut self.inbox);
+        let _lent = Lent::new(&mut self.connection);
         match command {
-            // These two carry every trapped access. They are spared the way
-            // through a `Request`, which is as large as its largest command.
+            // These two may carry much, which goes straight into the reply.
             Command::RegionRead => {
                 refuse_descriptors(fds)?;
                 let access = RegionAccess::parse(body)?;
@@ -352,6 +414,7 @@ impl<'a, O: Observer> Session<'a, O> {
         let max_data = negotiated.client_max_data;
         let messages = if let Some(twin) = twin {
             self.reply_fds.push(twin.theirs);
+            self.connection().keep_nothing();
             Messages::over_twin(twin.ours, max_data, self.limits)?
         } else {
             Messages::over_main(self.socket.clone(), max_data, self.limits)
@@ -361,6 +424,7 @@ impl<'a, O: Observer> Session<'a, O> {
         let max_maps = negotiated.max_dma_maps;
         self.endpoint.connect(messages.clone(), page_size, max_maps);
         self.agreed = Some(Agreed {
+            small: negotiated.max_data.min(SMALL),
             negotiated,
             messages,
         });
@@ -386,11 +450,12 @@ impl<'a, O: Observer> Session<'a, O> {
             let padding = command.map_or(0, |command| reply_size(command, body, max_data));
             let reply = self.outgoing.begin(&header.refusal(refusal.errno()));
             pad(reply, body, padding);
-            self.socket.send(self.outgoing.finish(), &[])?;
+            self.answer()?;
         }
         // Without a version there is nothing to talk about (vfio-user,
         // VERSION: the server closes the connection).
         if command == Some(Command::Version) && self.agreed.is_none() {
+            self.connection().flush()?;
             return Err(SessionError::Version);
         }
         Ok(())
@@ -401,6 +466,7 @@ impl<'a, O: Observer> Session<'a, O> {
     fn end(&mut self, error: ReceiveError) -> Result<(), SessionError> {
         if let ReceiveError::Unframed(header, malformed) = &error {
             self.refuse_unframed(header, malformed.errno())?;
+            self.connection().flush()?;
         }
         Err(error.into())
     }
@@ -411,7 +477,7 @@ impl<'a, O: Observer> Session<'a, O> {
             return Ok(());
         };
         self.outgoing.begin(&header);
-        self.socket.send(self.outgoing.finish(), &[])
+        self.answer()
     }
 
     fn max_data(&self) -> u32 {

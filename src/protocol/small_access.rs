@@ -1,0 +1,245 @@
+//! Region accesses of at most eight bytes, which are nearly all that a client
+//! sends: read where they were received, answered in the same shape.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, transmute};
+
+use super::header::{NO_REPLY, TYPE_COMMAND, TYPE_MASK, TYPE_REPLY};
+use super::{Command, Header, Kind};
+
+/// The most bytes of such an access.
+pub const SMALL: u32 = 8;
+
+/// A request of a write, a reply to a read, and the longer one of both for all
+/// others.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Wire {
+    id: u16,
+    command: u16,
+    size: u32,
+    flags: u32,
+    error: u32,
+    offset: u64,
+    region: u32,
+    count: u32,
+    data: u64,
+}
+
+/// The bytes before the data.
+const FIXED: u32 = 32;
+
+/// A `REGION_READ` or `REGION_WRITE` of 1 to [`SMALL`] bytes.
+#[derive(Clone, Copy)]
+pub struct SmallAccess(Wire);
+
+impl SmallAccess {
+    /// The access at the front of `bytes`, of which `here` were received, and
+    /// its size; `None` if it is anything else than a whole and sound access
+    /// of at most `most` bytes, which is at most [`SMALL`].
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn parse(bytes: &[u8], here: usize, most: u32) -> Option<(SmallAccess, usize)> {
+        let wire: Wire = transmute!(*bytes.first_chunk::<{ size_of::<Wire>() }>()?);
+        let data = match wire.command {
+            READ => 0,
+            WRITE => wire.count,
+            _ => return None,
+        };
+        // A count of 0 becomes the largest number.
+        if wire.count.wrapping_sub(1) >= most
+            || wire.size != FIXED + data
+            || wire.flags & TYPE_MASK != TYPE_COMMAND
+            || wire.size as usize > here
+        {
+            return None;
+        }
+        Some((SmallAccess(wire), wire.size as usize))
+    }
+
+    /// Where in the region.
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        self.0.offset
+    }
+
+    /// The region's index.
+    #[inline]
+    pub fn region(&self) -> u32 {
+        self.0.region
+    }
+
+    /// How many bytes, 1 to [`SMALL`].
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.0.count
+    }
+
+    /// What to write, in the low bytes, if this is a write. What is above them
+    /// means nothing.
+    #[inline]
+    pub fn data(&self) -> Option<u64> {
+        (self.0.command == WRITE).then_some(u64::from_le(self.0.data))
+    }
+
+    /// Whether the client wants no reply.
+    #[inline]
+    pub fn no_reply(&self) -> bool {
+        self.0.flags & NO_REPLY != 0
+    }
+
+    /// The header as it was received.
+    #[inline]
+    pub fn header(&self) -> Header {
+        Header {
+            id: self.0.id,
+            command: self.0.command,
+            size: self.0.size,
+            kind: Kind::Command,
+            no_reply: self.no_reply(),
+            error: None,
+        }
+    }
+
+    /// The fixed part of the request's body.
+    pub fn body(&self) -> [u8; 16] {
+        let mut body = [0; 16];
+        body[..8].copy_from_slice(&self.0.offset.to_ne_bytes());
+        body[8..12].copy_from_slice(&self.0.region.to_ne_bytes());
+        body[12..].copy_from_slice(&self.0.count.to_ne_bytes());
+        body
+    }
+
+    /// Appends the whole reply, for a read with the low bytes of `value`.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub fn encode_reply(&self, value: u64, out: &mut Vec<u8>) {
+        let data = match self.0.command {
+            READ => self.0.count,
+            _ => 0,
+        };
+        let size = FIXED + data;
+        let reply: [u8; size_of::<Wire>()] = transmute!(Wire {
+            size,
+            flags: TYPE_REPLY,
+            error: 0,
+            data: value.to_le(),
+            ..self.0
+        });
+        let end = out.len() + size as usize;
+        // Stores, where a length that is not known means a call of memcpy.
+        out.extend_from_slice(&reply);
+        out.truncate(end);
+    }
+}
+
+const READ: u16 = Command::RegionRead as u16;
+const WRITE: u16 = Command::RegionWrite as u16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::RegionAccess;
+
+    /// A message with 8 bytes behind it.
+    fn message(id: u16, command: Command, flags: u32, body: &[u8]) -> Vec<u8> {
+        let size = 16 + u32::try_from(body.len()).unwrap();
+        let header = bytes![id, command.to_wire(), size, flags, 0u32];
+        [&header, body, &[0x77; 8]].concat()
+    }
+
+    fn parse(message: &[u8], most: u32) -> Option<SmallAccess> {
+        let here = message.len() - 8;
+        let (access, size) = SmallAccess::parse(message, here, most)?;
+        assert_eq!(size, here);
+        // The same as the one that parses all of them.
+        let body = &message[16..here];
+        let (same, data) = match access.data() {
+            None => (RegionAccess::parse(body).unwrap(), None),
+            Some(_) => {
+                let (access, data) = RegionAccess::parse_write(body).unwrap();
+                (access, Some(data))
+            }
+        };
+        assert_eq!(
+            (same.offset, same.region, same.count),
+            (access.offset(), access.region(), access.count())
+        );
+        if let (Some(data), Some(value)) = (data, access.data()) {
+            assert_eq!(value.to_le_bytes()[..data.len()], *data);
+        }
+        let header = Header::parse(message.first_chunk().unwrap()).unwrap();
+        assert_eq!(access.header(), header);
+        assert_eq!(access.body(), body[..16]);
+        Some(access)
+    }
+
+    #[test]
+    fn reads_and_writes_of_up_to_eight_bytes_are_found() {
+        for count in 1..=8u32 {
+            for flags in [0u32, 0x10, 0x20] {
+                let mut body = bytes![0x18u64, 2u32, count];
+                let read = parse(&message(7, Command::RegionRead, flags, &body), SMALL).unwrap();
+                assert_eq!((read.data(), read.no_reply()), (None, flags == 0x10));
+                body.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8][..count as usize]);
+                let write = message(7, Command::RegionWrite, flags, &body);
+                assert!(parse(&write, SMALL).unwrap().data().is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_anything_else_is_left_to_others() {
+        let access = |count: u32| bytes![0x18u64, 2u32, count];
+        let write = |count: u32, data: &[u8]| [&access(count), data].concat();
+        for (command, flags, body) in [
+            (Command::RegionRead, 0, access(0)),
+            (Command::RegionRead, 0, access(9)),
+            (Command::RegionRead, 0, access(u32::MAX)),
+            (Command::RegionRead, 0, write(4, &[0])),
+            (Command::RegionRead, 0, access(4)[..15].to_vec()),
+            (Command::RegionRead, 1, access(4)),
+            (Command::RegionRead, 2, access(4)),
+            (Command::RegionWrite, 0, access(4)),
+            (Command::RegionWrite, 0, write(4, &[0; 3])),
+            (Command::RegionWrite, 0, write(4, &[0; 5])),
+            (Command::RegionWrite, 0, write(9, &[0; 9])),
+            (Command::RegionWrite, 0, write(0, &[])),
+            (Command::DmaRead, 0, access(4)),
+        ] {
+            assert!(parse(&message(7, command, flags, &body), SMALL).is_none());
+        }
+        let four = message(7, Command::RegionRead, 0, &access(4));
+        assert!(parse(&four, 3).is_none());
+        assert!(SmallAccess::parse(&four, 31, SMALL).is_none());
+        // Its last bytes might be another message's, but not beyond the end.
+        assert!(SmallAccess::parse(&four[..39], 32, SMALL).is_none());
+    }
+
+    #[test]
+    fn a_reply_has_its_data_and_nothing_behind_them() {
+        let body = bytes![0x18u64, 2u32, 4u32];
+        let read = parse(&message(7, Command::RegionRead, 0, &body), SMALL).unwrap();
+        let mut out = vec![9; 3];
+        read.encode_reply(0xffff_ffff_1234_5678, &mut out);
+        let reply = bytes![
+            7u16,
+            9u16,
+            36u32,
+            1u32,
+            0u32,
+            0x18u64,
+            2u32,
+            4u32,
+            0x1234_5678u32
+        ];
+        assert_eq!(out, [&[9; 3][..], &reply].concat());
+        let body = bytes![0x18u64, 2u32, 4u32, 5u32];
+        let write = parse(&message(7, Command::RegionWrite, 0, &body), SMALL).unwrap();
+        let mut out = Vec::new();
+        write.encode_reply(0, &mut out);
+        assert_eq!(
+            out,
+            bytes![7u16, 10u16, 32u32, 1u32, 0u32, 0x18u64, 2u32, 4u32]
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! A session's socket, with what was received and not carried out yet, and
+//! what was answered and not sent yet.
+//!
+//! It belongs to the session, which lends it to the device's thread for each
+//! call of the device: a device that asks for guest memory in the middle of an
+//! access has to receive the answer.
+
+use std::cell::Cell;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::protocol::{Inbox, SmallAccess, Socket};
+
+/// The most that is kept to be sent at once, in bytes: the answers to all
+/// accesses that one receive takes. It is sent whole.
+const MOST: usize = 8 * 1024;
+
+/// The longest answer to a [`SmallAccess`].
+const LONGEST: usize = 40;
+
+/// Both directions of a client's socket.
+pub(super) struct Connection {
+    socket: Arc<Socket>,
+    pub(super) inbox: Inbox,
+    /// Whole answers, in order.
+    answers: Vec<u8>,
+    /// How many bytes of answers may be kept while the device is called.
+    kept: usize,
+    /// Why nothing can be sent any more. Who finds out may be a device, and the
+    /// session has to hear of it too.
+    failed: Option<io::ErrorKind>,
+}
+
+impl Connection {
+    pub(super) fn new(socket: Arc<Socket>, inbox: Inbox) -> Self {
+        Connection {
+            socket,
+            inbox,
+            answers: Vec::new(),
+            kept: MOST - LONGEST,
+            failed: None,
+        }
+    }
+
+    /// Sends each answer before the device is called again. For a client that
+    /// answers DMA messages on a socket of their own, perhaps not before it
+    /// has its answer on this one: the device may wait for that in any thread.
+    pub(super) fn keep_nothing(&mut self) {
+        self.kept = 0;
+    }
+
+    /// Before the device is called: sends what may not be kept until it has
+    /// answered.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn make_ready(&mut self) -> io::Result<()> {
+        if self.answers.len() > self.kept {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    /// Answers a small access, for a read with the low bytes of `value`.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn answer_small(&mut self, access: &SmallAccess, value: u64) {
+        access.encode_reply(value, &mut self.answers);
+    }
+
+    /// Answers with a whole message, and keeps it for [`Connection::flush`] if
+    /// it is short.
+    pub(super) fn answer(&mut self, message: &[u8]) -> io::Result<()> {
+        if self.answers.len() + message.len() > MOST {
+            self.flush()?;
+        }
+        if message.len() > MOST {
+            return self.socket.send(message, &[]);
+        }
+        self.answers.extend_from_slice(message);
+        Ok(())
+    }
+
+    /// Answers with a whole message and descriptors, which cannot be kept: they
+    /// come with the first byte of a send.
+    pub(super) fn answer_with(&mut self, message: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+        self.flush()?;
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.socket.send(message, &borrowed)
+    }
+
+    /// Sends the answers that were kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::send`].
+    #[inline]
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.answers.is_empty() {
+            return Ok(());
+        }
+        self.send()
+    }
+
+    #[inline]
+    fn send(&mut self) -> io::Result<()> {
+        let sent = match self.failed {
+            None => self.socket.send(&self.answers, &[]),
+            Some(kind) => Err(kind.into()),
+        };
+        match &sent {
+            Ok(()) => self.answers.clear(),
+            Err(error) => self.fail(error.kind()),
+        }
+        sent
+    }
+
+    /// Of the answers that were kept, nobody knows which have arrived. They
+    /// stay, so that whoever would send them next is told the same.
+    #[cold]
+    fn fail(&mut self, kind: io::ErrorKind) {
+        self.failed = Some(kind);
+        self.kept = 0;
+    }
+}
+
+thread_local! {
+    /// The connection of the session whose device this thread has called.
+    /// Nothing is in it that has to be dropped when the thread ends, so that
+    /// putting it there is a store.
+    static LENT: Cell<Option<ManuallyDrop<Box<Connection>>>> = const { Cell::new(None) };
+}
+
+/// Lends a session's connection to this thread while it lives.
+pub(super) struct Lent<'a>(&'a mut Option<Box<Connection>>);
+
+impl<'a> Lent<'a> {
+    #[inline]
+    pub(super) fn new(connection: &'a mut Option<Box<Connection>>) -> Self {
+        LENT.set(connection.take().map(ManuallyDrop::new));
+        Lent(connection)
+    }
+}
+
+impl Drop for Lent<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.0 = LENT.take().map(ManuallyDrop::into_inner);
+    }
+}
+
+/// Gives `work` the connection that was lent to this thread, if one was.
+pub(super) fn with_lent<T>(work: impl FnOnce(Option<&mut Connection>) -> T) -> T {
+    let mut lent = LENT.take();
+    let done = work(lent.as_mut().map(|connection| &mut ***connection));
+    LENT.set(lent);
+    done
+}
