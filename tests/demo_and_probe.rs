@@ -146,7 +146,7 @@ fn probe_tells_a_program_in_json() {
     let bar0 = &found["regions"][0];
     assert_eq!(
         (&bar0["name"], &bar0["size"]),
-        (&"BAR 0".into(), &4096.into())
+        (&"BAR 0".into(), &8192.into())
     );
     assert_eq!(bar0["ioeventfds"][0]["offset"], 4);
     assert_eq!(found["irqs"][1]["name"], "MSI");

@@ -96,7 +96,7 @@ fn it_hears_doorbells_between_two_commands() {
     for rings in 1u32..4 {
         rustix::io::write(&fds[0], &1u64.to_ne_bytes()).unwrap();
         let mut count = [0; 4];
-        client.read(0, 8, &mut count).unwrap();
+        client.read(0, 0x1000, &mut count).unwrap();
         assert_eq!(u32::from_le_bytes(count), rings);
     }
     drop((client, stream));

@@ -75,7 +75,8 @@ fn registers() -> String {
         All values are little-endian. What is not listed is reserved: it reads as\n\
         all-ones and drops writes. Narrow reads extract, narrow writes of `rw`\n\
         registers keep the other bytes, narrow writes of `wo` registers are dropped;\n\
-        an access that covers several registers is split.\n";
+        an access that covers several registers is split. `shown` and `mapped`\n\
+        registers need no exit: see [mapped-registers.md](mapped-registers.md).\n";
     KINDS
         .iter()
         .map(table)
@@ -98,9 +99,12 @@ fn row(row: &Row) -> String {
         name,
         width,
         kind,
+        sharing,
         reset,
         doc,
     } = row;
-    let (bits, kind) = (8 * width.bytes(), kind.name());
+    let bits = 8 * width.bytes();
+    let kind = format!("{} {}", kind.name(), sharing.name());
+    let kind = kind.trim_end();
     format!("| {offset:#05x} | {name} | {bits} | {kind} | {reset:#x} | {doc} |\n")
 }

@@ -79,7 +79,11 @@ impl Probe {
     fn begin(args: &Args) -> Result<Probe, ClientError> {
         let timeout = Duration::from_secs(args.timeout);
         let deadline = Instant::now() + timeout;
-        let options = Options::default().twin_socket().timeout(timeout);
+        let options = Options::default()
+            .twin_socket()
+            .read_only_areas()
+            .shadow_doorbells()
+            .timeout(timeout);
         let mut client = Client::connect(&args.socket_path, &options)?;
         let version = Version::new(&client.agreement().reply);
         client.set_timeout(left(deadline))?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use vgpu_stub::client;
 use vgpu_stub::pci::Description;
-use vgpu_stub::protocol::{DeviceInfo, IoFds, IrqInfo, Proposal};
+use vgpu_stub::protocol::{self, DeviceInfo, IoFds, IrqInfo, Proposal};
 
 use super::looks::{self, CONFIG, Latency, Reading};
 use super::screen::{BAD, DIM, Screen, size};
@@ -64,6 +64,8 @@ struct RegionFields {
     writeable: bool,
     /// What can be mapped.
     areas: Vec<Area>,
+    /// What can be mapped for reading.
+    read_only_areas: Vec<Area>,
     /// A file came along.
     fd: bool,
 }
@@ -79,6 +81,8 @@ struct IoEventFd {
     offset: u64,
     size: u64,
     datamatch: Option<u64>,
+    /// The value is kept.
+    shadow: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -142,20 +146,23 @@ impl Version {
     }
 }
 
+impl Area {
+    fn new(area: &protocol::Area) -> Self {
+        Area {
+            offset: area.offset,
+            size: area.size,
+        }
+    }
+}
+
 impl Region {
     pub(super) fn new(index: u32, region: Look<client::Region>) -> Self {
         let info = region.map(|region| RegionFields {
             size: region.info.size,
             readable: region.info.readable,
             writeable: region.info.writeable,
-            areas: region
-                .areas()
-                .iter()
-                .map(|area| Area {
-                    offset: area.offset,
-                    size: area.size,
-                })
-                .collect(),
+            areas: region.areas().iter().map(Area::new).collect(),
+            read_only_areas: region.info.read_only.iter().map(Area::new).collect(),
             fd: region.file().is_some(),
         });
         Region {
@@ -172,6 +179,7 @@ impl Region {
                 offset: sub.offset,
                 size: sub.size,
                 datamatch: sub.datamatch,
+                shadow: sub.shadow.is_some(),
             });
             each.collect()
         });
@@ -352,7 +360,10 @@ fn show_region(screen: &mut Screen, region: &Region) {
     words.extend(info.fd.then_some("file"));
     let (size_of, words) = (size(info.size), words.join(" "));
     screen.line(format_args!("  {head} {size_of:>9}  {words}"));
-    for Area { offset, size } in &info.areas {
+    let areas = info.areas.iter().map(|area| (area, "maps"));
+    let read_only = info.read_only_areas.iter();
+    for (area, maps) in areas.chain(read_only.map(|area| (area, "maps for reading"))) {
+        let Area { offset, size } = area;
         let outside = offset.checked_add(*size).is_none_or(|end| end > info.size);
         let note = if outside {
             " is not inside the region"
@@ -361,7 +372,7 @@ fn show_region(screen: &mut Screen, region: &Region) {
         };
         let last = offset.saturating_add(size.saturating_sub(1));
         screen.line(format_args!(
-            "              maps {offset:#x} to {last:#x}{BAD}{note}{BAD:#}"
+            "              {maps} {offset:#x} to {last:#x}{BAD}{note}{BAD:#}"
         ));
     }
     match &region.ioeventfds {
@@ -370,11 +381,13 @@ fn show_region(screen: &mut Screen, region: &Region) {
                 offset,
                 size,
                 datamatch,
+                shadow,
             } in ioeventfds
             {
-                let value = match datamatch {
-                    Some(value) => format!("of {value:#x}"),
-                    None => "of any value".to_owned(),
+                let value = match (datamatch, shadow) {
+                    (Some(value), _) => format!("of {value:#x}"),
+                    (None, true) => "of any value, which is kept".to_owned(),
+                    (None, false) => "of any value".to_owned(),
                 };
                 screen.line(format_args!(
                     "              ioeventfd at {offset:#x}, {size} bytes {value}"

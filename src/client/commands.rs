@@ -55,8 +55,10 @@ impl Client {
         self.same(command, "index", index, io_fds.index)?;
         let fds = self.take_fds();
         let got = fds.len();
-        for sub_region in &io_fds.sub_regions {
-            let index = sub_region.fd_index;
+        let all = io_fds.sub_regions.iter();
+        let shadows = all.clone().filter_map(|bell| bell.shadow);
+        let indices = all.map(|bell| bell.fd_index);
+        for index in indices.chain(shadows.map(|shadow| shadow.fd_index)) {
             if index as usize >= got {
                 let missing = ClientError::Descriptor {
                     command,

@@ -58,6 +58,21 @@ impl Options {
         self
     }
 
+    /// Asks for read-only areas, too: pages that can be read without the
+    /// server.
+    #[must_use]
+    pub fn read_only_areas(mut self) -> Self {
+        self.proposal.capabilities.read_only_areas = Some(true);
+        self
+    }
+
+    /// Asks for doorbells that keep their value, too.
+    #[must_use]
+    pub fn shadow_doorbells(mut self) -> Self {
+        self.proposal.capabilities.shadow_doorbells = Some(true);
+        self
+    }
+
     /// Sets how long the server may take for each answer.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {

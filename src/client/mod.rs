@@ -31,6 +31,7 @@
 
 mod commands;
 mod connect;
+mod doorbell;
 mod error;
 mod memory;
 mod region;
@@ -45,6 +46,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 pub use connect::{Agreement, Options};
+pub use doorbell::Doorbell;
 pub use error::ClientError;
 pub use memory::{Memory, NoMemory};
 pub use region::{MappedArea, Region};

@@ -41,7 +41,8 @@ impl Region {
         }
     }
 
-    /// Maps a part of the region.
+    /// Maps a part of the region: for reading and writing, or one of
+    /// `info.read_only` for reading.
     ///
     /// A server that shrinks its file afterwards makes the next access of the
     /// map raise SIGBUS, as for any shared map.
@@ -63,19 +64,31 @@ impl Region {
                 && outer.offset <= area.offset
                 && end(&area) <= end(outer)
         };
-        if area.size == 0 || end(&area).is_none() || !self.areas().iter().any(inside) {
+        let writeable = self.areas().iter().any(inside);
+        let offered = writeable || self.info.read_only.iter().any(inside);
+        if area.size == 0 || end(&area).is_none() || !offered {
             return Err(unmappable("the server does not offer it".to_owned()));
         }
         let Some(file) = &self.file else {
             return Err(unmappable("no file came with the region".to_owned()));
         };
-        let memory = map(file, self.info.offset, area);
+        let memory = map(file, self.info.offset, area, writeable);
         let memory = memory.map_err(|error| unmappable(error.to_string()))?;
-        Ok(MappedArea { area, memory })
+        Ok(MappedArea {
+            area,
+            memory,
+            writeable,
+        })
     }
 }
 
-fn map(file: &File, start: u64, area: Area) -> io::Result<MmapRegion<()>> {
+/// Maps a part of a file, which must reach so far.
+pub(super) fn map(
+    file: &File,
+    start: u64,
+    area: Area,
+    writeable: bool,
+) -> io::Result<MmapRegion<()>> {
     let start = start.checked_add(area.offset).ok_or(OUTSIDE)?;
     let end = start.checked_add(area.size).ok_or(OUTSIDE)?;
     let metadata = file.metadata()?;
@@ -85,7 +98,13 @@ fn map(file: &File, start: u64, area: Area) -> io::Result<MmapRegion<()>> {
     }
     let size = usize::try_from(area.size).map_err(|_| OUTSIDE)?;
     let file = FileOffset::new(file.try_clone()?, start);
-    MmapRegion::from_file(file, size).map_err(io::Error::other)
+    let protection = if writeable {
+        libc::PROT_READ | libc::PROT_WRITE
+    } else {
+        libc::PROT_READ
+    };
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    MmapRegion::build(Some(file), size, protection, flags).map_err(io::Error::other)
 }
 
 /// The file does not reach so far.
@@ -101,6 +120,7 @@ fn end(area: &Area) -> Option<u64> {
 pub struct MappedArea {
     area: Area,
     memory: MmapRegion<()>,
+    writeable: bool,
 }
 
 impl MappedArea {
@@ -117,10 +137,12 @@ impl MappedArea {
         slice.is_some_and(|slice| slice.read_slice(data, 0).is_ok())
     }
 
-    /// Copies in, to `offset` in the area. Returns whether the range is inside.
+    /// Copies in, to `offset` in the area. Returns whether the range is inside
+    /// and not for reading only.
     #[must_use]
     pub fn write(&self, offset: usize, data: &[u8]) -> bool {
         let slice = self.slice(offset, data.len());
+        let slice = slice.filter(|_| self.writeable);
         slice.is_some_and(|slice| slice.write_slice(data, 0).is_ok())
     }
 

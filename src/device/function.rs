@@ -1,8 +1,9 @@
 //! What a device is to the bus: its identity, BARs and interrupts.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Access, Register, RegisterMap, SharedMemory};
+use super::{Access, Register, RegisterFile, RegisterMap, SharedMemory, Window};
 use crate::pci::{BarKind, BarLayout, Capability, Identity, Msi, Msix};
 
 /// A PCI function, described by its [`Device`](super::Device).
@@ -82,6 +83,7 @@ pub struct Bar {
     pub(crate) registers: Option<&'static RegisterMap>,
     pub(crate) memory: Option<SharedMemory>,
     pub(crate) areas: Vec<Range<u64>>,
+    pub(crate) window: Option<Arc<Window>>,
     pub(crate) doorbells: Vec<Doorbell>,
 }
 
@@ -93,6 +95,8 @@ pub struct Doorbell {
     pub at: Access,
     /// Only writes of this value ring, if set.
     pub datamatch: Option<u64>,
+    /// Only a client that keeps the value may ring it.
+    pub with_value: bool,
 }
 
 impl Bar {
@@ -101,6 +105,16 @@ impl Bar {
         Bar {
             registers: Some(R::MAP),
             ..Bar::new(R::MAP.size() as u64)
+        }
+    }
+
+    /// The same, where a page of registers that are all `mapped`, or `mapped`
+    /// and `shown`, needs no exit, if the file was made by
+    /// [`RegisterFile::mapped`].
+    pub fn of<R: Register>(file: &RegisterFile<R>) -> Self {
+        Bar {
+            window: file.window(),
+            ..Bar::registers::<R>()
         }
     }
 
@@ -127,13 +141,15 @@ impl Bar {
             registers: None,
             memory: None,
             areas: Vec::new(),
+            window: None,
             doorbells: Vec::new(),
         }
     }
 
     /// Lets the client map `areas` of the BAR, which then show `memory` at the
     /// same offsets; what the map has there is hidden. Areas begin and end
-    /// on 4 KiB pages; the rest stays trapped.
+    /// on 4 KiB pages; the rest stays trapped. Not for a BAR that was made
+    /// with [`Bar::of`]: a BAR has one memory.
     #[must_use]
     pub fn mapped(mut self, memory: SharedMemory, areas: Vec<Range<u64>>) -> Self {
         self.memory = Some(memory);
@@ -159,10 +175,31 @@ impl Bar {
     /// ioeventfd: KVM then counts them and the guest does not wait. They reach
     /// the device through [`Device::rung`](super::Device::rung).
     #[must_use]
-    pub fn doorbell<R: Register>(mut self, register: R, datamatch: Option<u64>) -> Self {
-        // The endpoint knows which BAR this is and fills it in.
-        let at = register.access(0);
-        self.doorbells.push(Doorbell { at, datamatch });
+    pub fn doorbell<R: Register>(self, register: R, datamatch: Option<u64>) -> Self {
+        self.add_doorbell(register, datamatch, false)
+    }
+
+    /// Offers whole writes of `register`, whose value matters, to a client that
+    /// keeps the value in shared memory and then counts the write. Of several
+    /// writes the device is told the newest; to all other clients it is a
+    /// register like any.
+    #[must_use]
+    pub fn doorbell_with_value<R: Register>(self, register: R) -> Self {
+        self.add_doorbell(register, None, true)
+    }
+
+    fn add_doorbell<R: Register>(
+        mut self,
+        register: R,
+        datamatch: Option<u64>,
+        with_value: bool,
+    ) -> Self {
+        self.doorbells.push(Doorbell {
+            // The endpoint knows which BAR this is and fills it in.
+            at: register.access(0),
+            datamatch,
+            with_value,
+        });
         self
     }
 }

@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use thiserror::Error;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+use super::Width;
 
 /// An access left the shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -77,6 +80,36 @@ impl SharedMemory {
         self.slice(offset, data.len())?
             .write_slice(data, 0)
             .map_err(|_| self.error(offset, data.len()))
+    }
+
+    /// Loads a value that whoever shares the memory stores whole. What is not
+    /// inside, or not aligned, is all-ones.
+    #[inline]
+    pub(crate) fn load(&self, offset: u32, width: Width) -> u64 {
+        let memory = self.0.as_volatile_slice();
+        let offset = offset as usize;
+        let value = match width {
+            Width::U8 => memory.load::<u8>(offset, Ordering::Acquire).map(u64::from),
+            Width::U16 => memory.load::<u16>(offset, Ordering::Acquire).map(u64::from),
+            Width::U32 => memory.load::<u32>(offset, Ordering::Acquire).map(u64::from),
+            Width::U64 => memory.load::<u64>(offset, Ordering::Acquire),
+        };
+        value.unwrap_or(width.mask())
+    }
+
+    /// Stores a value so that whoever shares the memory sees it whole. What is
+    /// not inside, or not aligned, is dropped.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "cut to the width")]
+    pub(crate) fn store(&self, offset: u32, width: Width, value: u64) {
+        let memory = self.0.as_volatile_slice();
+        let offset = offset as usize;
+        let _ = match width {
+            Width::U8 => memory.store(value as u8, offset, Ordering::Release),
+            Width::U16 => memory.store(value as u16, offset, Ordering::Release),
+            Width::U32 => memory.store(value as u32, offset, Ordering::Release),
+            Width::U64 => memory.store(value, offset, Ordering::Release),
+        };
     }
 
     fn slice(

@@ -12,6 +12,8 @@ mod function;
 mod irq;
 mod memory;
 mod register;
+mod register_file;
+mod window;
 mod worker;
 
 pub use access::{Access, AccessError, Width};
@@ -19,7 +21,9 @@ pub use dma::{Dma, DmaBus, DmaError};
 pub use function::{Bar, Doorbell, Function};
 pub use irq::{Interrupts, Irq, Line};
 pub use memory::{MemoryError, SharedMemory};
-pub use register::{Kind, Register, RegisterFile, RegisterMap, Row, build_index};
+pub use register::{Kind, Register, RegisterMap, Row, Sharing, build_index};
+pub use register_file::RegisterFile;
+pub(crate) use window::{Window, pages};
 pub use worker::Worker;
 
 /// A PCI function as its author writes it.
@@ -46,10 +50,11 @@ pub trait Device: Send {
     /// A mistake of the guest; the endpoint drops the write.
     fn write(&mut self, at: Access, value: u64) -> Result<(), AccessError>;
 
-    /// Takes an ioeventfd doorbell of [`Bar::doorbell`] that rang `times`
-    /// times since it was last looked at. The kernel counts rings and drops
-    /// their values, so by default this is one write of `value`: the
-    /// doorbell's data match, or 0.
+    /// Takes a doorbell of [`Bar::doorbell`] or [`Bar::doorbell_with_value`]
+    /// that rang `times` times since it was last looked at. The kernel counts
+    /// rings and drops their values, so by default this is one write of
+    /// `value`: the doorbell's data match, or 0, or the newest value that the
+    /// client kept.
     fn rung(&mut self, at: Access, value: u64, times: u64) {
         let _ = times;
         // Like any mistake of the guest: the write is dropped.

@@ -2,8 +2,7 @@
 //! line of documentation. [`registers!`](crate::registers) checks at build
 //! time that the table covers its BAR without overlap or gap.
 
-use std::marker::PhantomData;
-use std::ops::{BitOrAssign, Range};
+use std::ops::Range;
 
 use super::{Access, AccessError, Width};
 
@@ -32,6 +31,37 @@ impl Kind {
     }
 }
 
+/// Which accesses of a register need no exit of the guest, because a page of
+/// its BAR is memory that the client maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// None: each reaches the device.
+    Trapped,
+    /// Reads. They have no effect, and memory shows the value; writes reach the
+    /// device.
+    Shown,
+    /// Reads and writes. They have no effect: the register is memory. What the
+    /// guest writes is there when the device asks.
+    Mapped,
+}
+
+impl Sharing {
+    /// The word as a row has it; none for a trapped register.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Sharing::Trapped => "",
+            Sharing::Shown => "shown",
+            Sharing::Mapped => "mapped",
+        }
+    }
+
+    /// Whether memory shows the value.
+    #[inline]
+    pub const fn is_shared(self) -> bool {
+        !matches!(self, Sharing::Trapped)
+    }
+}
+
 /// One register.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -43,6 +73,8 @@ pub struct Row {
     pub width: Width,
     /// What reads and writes do.
     pub kind: Kind,
+    /// Which of them need no exit.
+    pub sharing: Sharing,
     /// The value after a reset.
     pub reset: u64,
     /// One line of documentation.
@@ -81,6 +113,40 @@ impl RegisterMap {
     pub fn row_at(&self, offset: u32) -> Option<&'static Row> {
         let number = *self.index.get(offset as usize)?;
         self.rows.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// Whether memory shows any of the registers.
+    pub const fn is_shared(&self) -> bool {
+        let mut number = 0;
+        while number < self.rows.len() {
+            if self.rows[number].sharing.is_shared() {
+                return true;
+            }
+            number += 1;
+        }
+        false
+    }
+
+    /// What a page of the BAR may be to a client: that to which all of its
+    /// registers agree. A write-only register shows all-ones, as reserved bytes
+    /// do. In a page without a value there is nothing to map.
+    pub(crate) fn page(&self, page: &Range<u32>) -> Sharing {
+        let mut shared = false;
+        let mut writes_trap = false;
+        let here = |row: &&Row| page.contains(&row.offset);
+        for row in self.rows.iter().filter(here) {
+            match (row.sharing, row.kind) {
+                (Sharing::Mapped, _) => shared = true,
+                (Sharing::Shown, _) => (shared, writes_trap) = (true, true),
+                (Sharing::Trapped, Kind::Wo) => writes_trap = true,
+                (Sharing::Trapped, _) => return Sharing::Trapped,
+            }
+        }
+        match (shared, writes_trap) {
+            (false, _) => Sharing::Trapped,
+            (true, true) => Sharing::Shown,
+            (true, false) => Sharing::Mapped,
+        }
     }
 }
 
@@ -127,93 +193,14 @@ pub trait Register: Copy + 'static {
     }
 }
 
-/// The stored values of a map's registers.
-///
-/// It gives `rw` and `w1c` registers their meaning, so that a device only
-/// writes code for registers that do something.
-#[derive(Clone, Debug)]
-pub struct RegisterFile<R> {
-    values: Box<[u64]>,
-    registers: PhantomData<R>,
-}
-
-impl<R: Register> RegisterFile<R> {
-    /// All registers at their reset values.
-    pub fn new() -> Self {
-        RegisterFile {
-            values: R::MAP.rows.iter().map(|row| row.reset).collect(),
-            registers: PhantomData,
-        }
-    }
-
-    /// Returns all registers to their reset values.
-    pub fn reset(&mut self) {
-        for (value, row) in self.values.iter_mut().zip(R::MAP.rows) {
-            *value = row.reset;
-        }
-    }
-
-    /// The stored value.
-    #[inline]
-    pub fn get(&self, register: R) -> u64 {
-        self.values[register.index()]
-    }
-
-    /// Stores a value whatever the register's kind, cut to its width.
-    #[inline]
-    pub fn set(&mut self, register: R, value: u64) {
-        self.values[register.index()] = value & register.row().width.mask();
-    }
-
-    /// Sets bits.
-    #[inline]
-    pub fn set_bits(&mut self, register: R, bits: u64) {
-        self.values[register.index()].bitor_assign(bits & register.row().width.mask());
-    }
-
-    /// Adds one, and wraps at the register's width.
-    #[inline]
-    pub fn count(&mut self, register: R) {
-        self.set(register, self.get(register).wrapping_add(1));
-    }
-
-    /// Writes as the guest does: stores into `rw`, clears bits of `w1c`.
-    ///
-    /// # Errors
-    ///
-    /// [`AccessError::ReadOnly`]; a `wo` register has no value to store, its
-    /// device handles it first, so it ends as [`AccessError::Value`].
-    #[inline]
-    pub fn write(&mut self, register: R, value: u64) -> Result<(), AccessError> {
-        let row = register.row();
-        match row.kind {
-            Kind::Rw => self.set(register, value),
-            Kind::W1c => self.values[register.index()] &= !value,
-            Kind::Ro => return Err(AccessError::ReadOnly { name: row.name }),
-            Kind::Wo => {
-                return Err(AccessError::Value {
-                    name: row.name,
-                    value,
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<R: Register> Default for RegisterFile<R> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// The index of a [`RegisterMap`]; evaluated at build time by
 /// [`registers!`](crate::registers).
 ///
 /// # Panics
 ///
 /// At build time, when the rows and reserved ranges overlap, leave a gap,
-/// leave the map or are not aligned, or when a reset value is too wide.
+/// leave the map or are not aligned, when a reset value is too wide, or when a
+/// register cannot be `mapped` or `shown`.
 pub const fn build_index<const SIZE: usize>(rows: &[Row], reserved: &[Range<u32>]) -> [u16; SIZE] {
     let mut index = [0; SIZE];
     let mut covered = [false; SIZE];
@@ -228,6 +215,7 @@ pub const fn build_index<const SIZE: usize>(rows: &[Row], reserved: &[Range<u32>
             row.reset & !row.width.mask() == 0,
             "a reset value is wider than its register"
         );
+        check_sharing(row);
         number += 1;
         assert!(number <= u16::MAX as usize, "too many registers");
         #[allow(clippy::cast_possible_truncation, reason = "asserted above")]
@@ -249,6 +237,17 @@ pub const fn build_index<const SIZE: usize>(rows: &[Row], reserved: &[Range<u32>
         byte += 1;
     }
     index
+}
+
+const fn check_sharing(row: &Row) {
+    assert!(
+        !(row.sharing.is_shared() && matches!(row.kind, Kind::Wo)),
+        "a write-only register has no value to be mapped or shown"
+    );
+    assert!(
+        !(matches!(row.sharing, Sharing::Mapped) && matches!(row.kind, Kind::W1c)),
+        "writes of a mapped register have no effect: use shown for w1c"
+    );
 }
 
 const fn cover<const SIZE: usize>(
@@ -282,6 +281,11 @@ const fn cover<const SIZE: usize>(
 /// `rw`, `w1c`, `wo`. What is not a register must be named as reserved: an
 /// overlap or a gap fails the build.
 ///
+/// A kind may be followed by one of [`Sharing`]: `mapped` for a register that
+/// is memory, `shown` for one whose reads have no effect. With
+/// [`RegisterFile::mapped`](crate::device::RegisterFile::mapped) and
+/// [`Bar::of`](crate::device::Bar::of) a guest then reads it without an exit.
+///
 /// ```
 /// vgpu_stub::registers! {
 ///     /// A counter.
@@ -300,7 +304,8 @@ macro_rules! registers {
     (
         #[doc = $map_doc:literal]
         $vis:vis enum $Map:ident[$size:literal] {
-            $($offset:literal $name:ident: $width:ident $kind:ident = $reset:expr, $doc:literal;)+
+            $($offset:literal $name:ident: $width:ident $kind:ident $($sharing:ident)? = $reset:expr,
+                $doc:literal;)+
         }
         reserved { $($from:literal..$to:literal),* $(,)? }
     ) => {
@@ -323,6 +328,7 @@ macro_rules! registers {
                     offset: $offset,
                     width: $crate::registers!(@width $width),
                     kind: $crate::registers!(@kind $kind),
+                    sharing: $crate::registers!(@sharing $($sharing)?),
                     reset: $reset,
                     doc: $doc,
                 }),+];
@@ -346,4 +352,7 @@ macro_rules! registers {
     (@kind rw) => { $crate::device::Kind::Rw };
     (@kind w1c) => { $crate::device::Kind::W1c };
     (@kind wo) => { $crate::device::Kind::Wo };
+    (@sharing) => { $crate::device::Sharing::Trapped };
+    (@sharing shown) => { $crate::device::Sharing::Shown };
+    (@sharing mapped) => { $crate::device::Sharing::Mapped };
 }

@@ -54,10 +54,10 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "doorbell",
-        about: "a small device that teaches: a doorbell that is counted",
+        about: "a small device that teaches: doorbells, and registers without exits",
         registers: DoorbellRegister::MAP,
         takes_vectors: false,
-        make: |_, irq, _| Ok(Box::new(Doorbell::new(irq))),
+        make: |_, irq, _| Ok(Box::new(Doorbell::new(irq)?)),
     },
     Kind {
         name: "copier",

@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
-use super::EndpointError;
+use super::areas::RegisterPages;
 use super::dma_table::PAGE_SIZE;
 use super::irqs::IrqTable;
+use super::{EndpointError, Region};
 use crate::device::{Access, AccessError, Bar, Device, Kind, RegisterMap, Row, SharedMemory};
 use crate::pci::Msix;
 
@@ -22,6 +23,9 @@ pub(super) struct BarSpace {
     registers: Option<&'static RegisterMap>,
     memory: Option<SharedMemory>,
     areas: Vec<Range<u64>>,
+    /// The registers that memory shows. They stay registers: who does not map
+    /// that memory reads them from the device.
+    pages: Option<RegisterPages>,
     /// The MSI-X table, if it is here: where, and its bytes. Clients keep a
     /// table of their own, so this one is memory and holds nothing back.
     table: Option<(Range<u32>, Vec<u8>)>,
@@ -50,7 +54,8 @@ impl BarSpace {
                 && (area.start | area.end).is_multiple_of(PAGE_SIZE)
         });
         let fits = |memory: &SharedMemory| memory.size() as u64 == size;
-        if !whole_pages || !bar.memory.as_ref().is_none_or(fits) {
+        let one_memory = bar.memory.is_none() || bar.window.is_none();
+        if !whole_pages || !bar.memory.as_ref().is_none_or(fits) || !one_memory {
             return Err(EndpointError::Areas { bar: number });
         }
         let here = |(bar, offset): (u8, u32), bytes: u32| {
@@ -67,12 +72,19 @@ impl BarSpace {
             registers: bar.registers,
             memory: bar.memory,
             areas: bar.areas,
+            pages: None,
             table: table.map(|range| (range.clone(), vec![0; range.len()])),
             pba,
         };
         if !space.msix_place_is_free() {
             return Err(EndpointError::MsixPlace { bar: number });
         }
+        let shown = bar.registers.zip(bar.window);
+        space.pages = shown.map(|(map, window)| {
+            let has_msix =
+                |page: &Range<u32>| page.clone().any(|byte| space.msix_place(byte).is_some());
+            RegisterPages::new(map, window, has_msix)
+        });
         space.reset();
         Ok(space)
     }
@@ -87,9 +99,38 @@ impl BarSpace {
         })
     }
 
-    /// What the client may map.
-    pub(super) fn mapped(&self) -> Option<(&SharedMemory, &[Range<u64>])> {
-        self.memory.as_ref().map(|memory| (memory, &self.areas[..]))
+    /// What a client may know of it.
+    pub(super) fn region(&self) -> Region<'_> {
+        let size = self.size;
+        match &self.pages {
+            Some(pages) => Region {
+                size,
+                memory: pages.memory.as_fd(),
+                mapped: &pages.mapped,
+                read_only: &pages.read_only,
+            },
+            None => Region {
+                size,
+                memory: self.memory.as_ref().and_then(SharedMemory::as_fd),
+                mapped: &self.areas,
+                read_only: &[],
+            },
+        }
+    }
+
+    /// For the next client, memory that the last one does not have.
+    pub(super) fn renew_pages(&mut self, device: &mut dyn Device) {
+        let bar = self.number;
+        if let Some(pages) = &mut self.pages {
+            pages.renew(|row| shown(device, bar, row));
+        }
+    }
+
+    /// After a reset, the registers that memory shows.
+    pub(super) fn refresh_pages(&self, device: &mut dyn Device) {
+        if let Some(pages) = &self.pages {
+            pages.refresh(|row| shown(device, self.number, row));
+        }
     }
 
     /// The MSI-X table as after power-on. Mapped memory belongs to the device.
@@ -205,11 +246,7 @@ impl BarSpace {
     }
 
     fn access(&self, row: &Row) -> Access {
-        Access {
-            bar: self.number,
-            offset: row.offset,
-            width: row.width,
-        }
+        access(self.number, row)
     }
 
     /// Reads a register from its byte `first` on: the low bytes of the value.
@@ -331,6 +368,20 @@ impl BarSpace {
             *byte = irqs.pending_byte(number);
         }
     }
+}
+
+fn access(bar: u8, row: &Row) -> Access {
+    Access {
+        bar,
+        offset: row.offset,
+        width: row.width,
+    }
+}
+
+/// What memory shows of a register: what a read of it gives.
+fn shown(device: &mut dyn Device, bar: u8, row: &Row) -> u64 {
+    let value = device.read(access(bar, row));
+    value.unwrap_or(row.width.mask())
 }
 
 /// The offset behind `run` bytes; inside the BAR, so it fits.

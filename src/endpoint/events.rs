@@ -8,25 +8,79 @@ use std::sync::Arc;
 use super::Endpoint;
 use super::eventfd::EventFd;
 use super::irqs::IrqIndex;
-use crate::device::{Access, Bar};
+use crate::device::{Access, Bar, SharedMemory};
 
 /// A register whose whole writes may come as a counted event.
-pub(super) struct Doorbell {
+struct Doorbell {
     at: Access,
     datamatch: Option<u64>,
     event: Arc<EventFd>,
     offered: bool,
+    /// Where the shadow memory has the value, if it matters.
+    shadow: Option<u32>,
 }
 
-impl Doorbell {
+/// Between two values in the shadow memory: a cache line, for CPUs that ring
+/// at the same time.
+const SHADOW: u32 = 64;
+
+/// The doorbells of all BARs.
+pub(super) struct Doorbells {
+    bells: Vec<Doorbell>,
+    /// Where clients keep values, if one of them matters.
+    shadow: Option<SharedMemory>,
+}
+
+impl Doorbells {
+    pub(super) fn new(bars: &[Option<Bar>; 6]) -> io::Result<Doorbells> {
+        let mut bells = Vec::new();
+        let mut shadows = (0..).step_by(SHADOW as usize);
+        for (bar, number) in bars.iter().zip(0..) {
+            for doorbell in bar.iter().flat_map(|bar| &bar.doorbells) {
+                bells.push(Doorbell {
+                    at: Access {
+                        bar: number,
+                        ..doorbell.at
+                    },
+                    datamatch: doorbell.datamatch,
+                    event: Arc::new(EventFd::new()?),
+                    offered: false,
+                    shadow: doorbell.with_value.then(|| shadows.next()).flatten(),
+                });
+            }
+        }
+        let shadow = shadow_size(&bells).map(SharedMemory::new).transpose()?;
+        Ok(Doorbells { bells, shadow })
+    }
+
     /// For the next client. The one that left may go on ringing its own.
     pub(super) fn renew(&mut self) {
-        self.offered = false;
-        // Without a new one, that is all that it can do.
-        if let Ok(event) = EventFd::new() {
-            self.event = Arc::new(event);
+        for bell in &mut self.bells {
+            bell.offered = false;
+            // Without a new one, that is all that it can do.
+            if let Ok(event) = EventFd::new() {
+                bell.event = Arc::new(event);
+            }
+        }
+        let new = shadow_size(&self.bells).map(SharedMemory::new);
+        if let Some(Ok(memory)) = new {
+            self.shadow = Some(memory);
         }
     }
+
+    /// The value that counts for a doorbell that rang.
+    fn value(&self, bell: &Doorbell) -> u64 {
+        match (bell.shadow, &self.shadow) {
+            (Some(offset), Some(memory)) => memory.load(offset, bell.at.width),
+            _ => bell.datamatch.unwrap_or(0),
+        }
+    }
+}
+
+/// The size of the shadow memory, in whole pages.
+fn shadow_size(bells: &[Doorbell]) -> Option<usize> {
+    let last = bells.iter().filter_map(|bell| bell.shadow).max()?;
+    Some((last + SHADOW).next_multiple_of(4096) as usize)
 }
 
 /// Something that may happen besides a client's commands.
@@ -53,30 +107,36 @@ pub struct OfferedDoorbell<'a> {
     pub datamatch: Option<u64>,
     /// What to signal.
     pub event: BorrowedFd<'a>,
+    /// Where the client keeps the value before it signals: the memory, which
+    /// all doorbells share, and the offset there.
+    pub shadow: Option<(BorrowedFd<'a>, u64)>,
 }
 
 impl Endpoint {
-    /// The doorbells of a region. From now on they are among the
-    /// [`Endpoint::event_fds`].
-    pub fn offer_doorbells(&mut self, region: u32) -> Vec<OfferedDoorbell<'_>> {
-        for (number, doorbell) in self.doorbells.iter_mut().enumerate() {
-            if u32::from(doorbell.at.bar) == region && !doorbell.offered {
-                doorbell.offered = true;
+    /// The doorbells of a region; those whose value matters only with
+    /// `shadows`. From now on they are among the [`Endpoint::event_fds`].
+    pub fn offer_doorbells(&mut self, region: u32, shadows: bool) -> Vec<OfferedDoorbell<'_>> {
+        let wanted = |bell: &Doorbell| {
+            u32::from(bell.at.bar) == region && (shadows || bell.shadow.is_none())
+        };
+        for (number, bell) in self.doorbells.bells.iter_mut().enumerate() {
+            if wanted(bell) && !bell.offered {
+                bell.offered = true;
                 self.events.push(Event {
                     source: Source::Doorbell(number),
-                    fd: doorbell.event.clone(),
+                    fd: bell.event.clone(),
                 });
             }
         }
-        let of_region = self
-            .doorbells
-            .iter()
-            .filter(|doorbell| u32::from(doorbell.at.bar) == region);
+        let Doorbells { bells, shadow } = &self.doorbells;
+        let shadow = shadow.as_ref().and_then(SharedMemory::as_fd);
+        let of_region = bells.iter().filter(|bell| wanted(bell));
         of_region
-            .map(|doorbell| OfferedDoorbell {
-                at: doorbell.at,
-                datamatch: doorbell.datamatch,
-                event: doorbell.event.as_fd(),
+            .map(|bell| OfferedDoorbell {
+                at: bell.at,
+                datamatch: bell.datamatch,
+                event: bell.event.as_fd(),
+                shadow: shadow.zip(bell.shadow.map(u64::from)),
             })
             .collect()
     }
@@ -102,29 +162,14 @@ impl Endpoint {
             }
             match event.source {
                 Source::Doorbell(number) => {
-                    let doorbell = &self.doorbells[number];
-                    let value = doorbell.datamatch.unwrap_or(0);
-                    self.device.rung(doorbell.at, value, times);
+                    let bell = &self.doorbells.bells[number];
+                    // After the count: what was stored before a ring is seen.
+                    let value = self.doorbells.value(bell);
+                    self.device.rung(bell.at, value, times);
                 }
                 Source::Mask(index, number) => self.irqs.mask(index, number),
                 Source::Unmask(index, number) => self.irqs.unmask(index, number),
             }
         }
     }
-}
-
-pub(super) fn make_doorbells(number: usize, bar: &Bar) -> io::Result<Vec<Doorbell>> {
-    let make = |doorbell: &crate::device::Doorbell| {
-        Ok(Doorbell {
-            at: Access {
-                // Six BARs.
-                bar: u8::try_from(number).unwrap_or(u8::MAX),
-                ..doorbell.at
-            },
-            datamatch: doorbell.datamatch,
-            event: Arc::new(EventFd::new()?),
-            offered: false,
-        })
-    };
-    bar.doorbells.iter().map(make).collect()
 }

@@ -6,6 +6,7 @@
 //! give all-ones, writes are dropped); a mistake of the client is a
 //! [`RegionError`] or a [`MapError`].
 
+mod areas;
 mod bar;
 mod dma_table;
 mod eventfd;
@@ -16,6 +17,7 @@ pub(crate) mod sigbus;
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -28,12 +30,12 @@ pub use irqs::IrqIndex;
 /// Why an access to guest memory failed.
 pub use crate::device::DmaError;
 
-use crate::device::{Device, Dma, Function, Irq, SharedMemory};
+use crate::device::{Device, Dma, Function, Irq};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
 use bar::{BarSpace, Mistake};
 use dma_table::DmaTable;
-use events::{Doorbell, Event, make_doorbells};
+use events::{Doorbells, Event};
 use irqs::IrqTable;
 
 /// The region of config space, numbered as VFIO's PCI regions: BARs are 0 to
@@ -51,7 +53,7 @@ pub struct Endpoint {
     irqs: Arc<IrqTable>,
     dma: Arc<DmaTable>,
     events: Vec<Event>,
-    doorbells: Vec<Doorbell>,
+    doorbells: Doorbells,
     guest_errors: u64,
 }
 
@@ -62,7 +64,7 @@ pub enum EndpointError {
     #[error("the device's config space: {0}")]
     Config(#[from] ConfigError),
     /// A BAR's mapped areas do not fit its memory or pages.
-    #[error("BAR {bar}: mapped areas must be whole pages inside memory as large as the BAR")]
+    #[error("BAR {bar}: mapped areas must be whole pages inside one memory as large as the BAR")]
     Areas {
         /// The BAR.
         bar: usize,
@@ -96,9 +98,12 @@ pub struct RegionError {
 pub struct Region<'a> {
     /// Its size in bytes, 0 if the function lacks it.
     pub size: u64,
-    /// What the client may map, and where: offsets in the region and in the
-    /// memory alike.
-    pub mapped: Option<(&'a SharedMemory, &'a [Range<u64>])>,
+    /// The memory that shows parts of it to a client, at the same offsets.
+    pub memory: Option<BorrowedFd<'a>>,
+    /// Where the client may read and write the memory.
+    pub mapped: &'a [Range<u64>],
+    /// Where the client may read the memory, and must not write it.
+    pub read_only: &'a [Range<u64>],
 }
 
 impl Endpoint {
@@ -117,11 +122,10 @@ impl Endpoint {
         let function = device.function();
         irqs.configure(&function);
         let config = config_space(&function)?;
-        let mut doorbells = Vec::new();
+        let doorbells = Doorbells::new(&function.bars)?;
         let mut bars = <[Option<Box<BarSpace>>; 6]>::default();
         for (number, bar) in function.bars.into_iter().enumerate() {
             let Some(bar) = bar else { continue };
-            doorbells.extend(make_doorbells(number, &bar)?);
             let space = BarSpace::new(number, bar, function.msix.as_ref())?;
             bars[number] = Some(Box::new(space));
         }
@@ -149,9 +153,15 @@ impl Endpoint {
             return None;
         }
         let bar = self.bars.get(region as usize).and_then(Option::as_deref);
-        let mapped = bar.and_then(BarSpace::mapped);
-        let size = self.size(region);
-        Some(Region { size, mapped })
+        Some(bar.map_or_else(
+            || Region {
+                size: self.size(region),
+                memory: None,
+                mapped: &[],
+                read_only: &[],
+            },
+            BarSpace::region,
+        ))
     }
 
     /// Reads a region. `data` may have any length: registers are read whole
@@ -319,6 +329,7 @@ impl Endpoint {
         self.config.reset();
         for bar in self.bars.iter_mut().flatten() {
             bar.reset();
+            bar.refresh_pages(self.device.as_mut());
         }
         self.irqs.reset();
         // The command register is 0 again.
@@ -337,8 +348,11 @@ impl Endpoint {
         self.dma.disconnect();
         self.irqs.disconnect();
         self.events.clear();
-        self.doorbells.iter_mut().for_each(Doorbell::renew);
+        self.doorbells.renew();
         self.device.disconnected();
+        for bar in self.bars.iter_mut().flatten() {
+            bar.renew_pages(self.device.as_mut());
+        }
     }
 
     /// Opens guest memory for DMA.

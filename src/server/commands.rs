@@ -1,7 +1,8 @@
 //! What each command does, after VERSION.
 
 use std::mem::take;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::refusal::Refusal;
 use super::session::refuse_descriptors;
@@ -10,7 +11,7 @@ use crate::endpoint::{Backing, Endpoint, IrqIndex, MapRequest, MaskEvent, REGION
 use crate::protocol::{
     Area, Command, DeviceInfo, DmaMap, DmaUnmap, Header, IoEventFd, IoFds, IoFdsQuery, IrqAction,
     IrqData, IrqInfo, Outgoing, RegionAccess, RegionInfo, RegionInfoQuery, Request, SetIrqs,
-    WriteMulti, WriteMultiReply,
+    Shadow, WriteMulti, WriteMultiReply,
 };
 
 /// What commands act on.
@@ -156,32 +157,28 @@ impl Context<'_> {
         let (what, index) = ("region", query.index);
         let region = self.endpoint.region(index);
         let region = region.ok_or(Refusal::NoIndex { what, index })?;
-        let mut areas = Vec::new();
         // A client that takes no descriptors has nothing to map.
         let takes_fds = self.negotiated.client_max_fds > 0;
-        let mapped = region.mapped.filter(|_| takes_fds);
-        if let Some((memory, mapped)) = mapped {
-            if let Some(fd) = memory.as_fd() {
-                fds.push(fd.try_clone_to_owned()?);
-            }
-            // A region that is mapped whole needs no list.
-            let whole = 0..region.size;
-            if mapped != std::slice::from_ref(&whole) {
-                areas.extend(mapped.iter().map(|area| Area {
-                    offset: area.start,
-                    size: area.end - area.start,
-                }));
-            }
+        let memory = region.memory.filter(|_| takes_fds);
+        let has = |areas: &[Range<u64>]| memory.is_some() && !areas.is_empty();
+        let mappable = has(region.mapped);
+        let read_only = self.negotiated.read_only_areas && has(region.read_only);
+        if let Some(fd) = memory
+            && (mappable || read_only)
+        {
+            fds.push(fd.try_clone_to_owned()?);
         }
+        // A region that is mapped whole needs no list.
+        let whole = region.mapped == std::slice::from_ref(&(0..region.size));
         let info = RegionInfo {
             index,
             readable: region.size > 0,
             writeable: region.size > 0,
-            mappable: mapped.is_some(),
+            mappable,
             size: region.size,
             offset: 0,
-            areas,
-            read_only: Vec::new(),
+            areas: areas(region.mapped, mappable && !whole),
+            read_only: areas(region.read_only, read_only),
         };
         info.encode(query.argsz, reply);
         Ok(())
@@ -197,17 +194,26 @@ impl Context<'_> {
         if index >= REGIONS {
             return Err(Refusal::NoIndex { what, index });
         }
-        let doorbells = self.endpoint.offer_doorbells(index);
+        let shadows = self.negotiated.shadow_doorbells;
+        let doorbells = self.endpoint.offer_doorbells(index, shadows);
         let mut sub_regions = Vec::new();
-        for (fd_index, doorbell) in (0..).zip(doorbells.iter()) {
-            fds.push(doorbell.event.as_fd().try_clone_to_owned()?);
+        for doorbell in &doorbells {
             sub_regions.push(IoEventFd {
                 offset: doorbell.at.offset.into(),
                 size: doorbell.at.width.bytes().into(),
-                fd_index,
+                fd_index: push(fds, doorbell.event)?,
                 datamatch: doorbell.datamatch,
                 shadow: None,
             });
+        }
+        // The memory behind the events: one for all of them.
+        let memory = doorbells.iter().find_map(|doorbell| doorbell.shadow);
+        if let Some((fd, _)) = memory {
+            let fd_index = push(fds, fd)?;
+            for (doorbell, sub_region) in doorbells.iter().zip(&mut sub_regions) {
+                let shadow = doorbell.shadow;
+                sub_region.shadow = shadow.map(|(_, offset)| Shadow { fd_index, offset });
+            }
         }
         let expected = self.negotiated.client_max_fds;
         if fds.len() > expected {
@@ -238,6 +244,23 @@ impl Context<'_> {
         info.encode(reply);
         Ok(())
     }
+}
+
+/// Adds a descriptor to a reply's and returns its index there.
+fn push(fds: &mut Vec<OwnedFd>, fd: BorrowedFd<'_>) -> Result<u32, Refusal> {
+    let index = u32::try_from(fds.len()).unwrap_or(u32::MAX);
+    fds.push(fd.try_clone_to_owned()?);
+    Ok(index)
+}
+
+/// Areas as they are sent, if they are offered.
+fn areas(ranges: &[Range<u64>], offered: bool) -> Vec<Area> {
+    let ranges = ranges.iter().filter(|_| offered);
+    let areas = ranges.map(|range| Area {
+        offset: range.start,
+        size: range.end - range.start,
+    });
+    areas.collect()
 }
 
 fn device_info(reply: &mut Vec<u8>) {

@@ -34,6 +34,10 @@ pub(super) struct Negotiated {
     pub(super) max_dma_maps: usize,
     /// Whether `REGION_WRITE_MULTI` may come.
     pub(super) write_multiple: bool,
+    /// Whether the client maps read-only areas.
+    pub(super) read_only_areas: bool,
+    /// Whether the client keeps the values of doorbells.
+    pub(super) shadow_doorbells: bool,
 }
 
 /// The two ends of a socket for our commands.
@@ -93,6 +97,8 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
         page_size,
         max_dma_maps,
         write_multiple: reply.write_multiple == Some(true),
+        read_only_areas: reply.read_only_areas == Some(true),
+        shadow_doorbells: reply.shadow_doorbells == Some(true),
         reply,
     })
 }

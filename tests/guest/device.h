@@ -5,7 +5,9 @@
 #include "guest.h"
 
 enum { DEVICE_VENDOR = 0x1af4, DEVICE_ID = 0x1111, DEVICE_BAR_SIZE = 4096 };
-enum { BELL_ID = 0x4c4c4542, BELL_RING = 0x04, BELL_COUNT = 0x08 }; /* 1af4:1112 */
+/* 1af4:1112. BELL_COUNT is mapped: a read of it does not wait for writes. */
+enum { BELL_ID = 0x4c4c4542, BELL_RING = 0x0004, BELL_SUBMIT = 0x0008, BELL_SUBMITTED = 0x000c };
+enum { BELL_COUNT = 0x1000, BELL_EVERY = 0x1004 };
 
 enum {
     ID = 0x000,

@@ -172,7 +172,12 @@ bool test_bell(void)
     CHECK(rd32(0), BELL_ID);
     for (u32 i = 0; i < count; i++)
         wr32(BELL_RING, i);
-    CHECK(rd32(BELL_COUNT) - before, count);
+    CHECK_TRUE(WAIT(rd32(BELL_COUNT) - before == count));
+    wr32(BELL_SUBMIT, 0x12345678);
+    CHECK_TRUE(WAIT(rd32(BELL_COUNT) - before == count + 1));
+    CHECK(rd32(BELL_SUBMITTED), 0x12345678);
+    wr32(BELL_EVERY, 3);
+    CHECK(rd32(BELL_EVERY), 3);
     return true;
 }
 
