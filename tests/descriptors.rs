@@ -16,6 +16,7 @@ use wire::messages::{
     BOOL, EVENTFD, FILE_IO, MASK, MSI, MSIX, NO_REPLY, NONE, TRIGGER, UNMASK, access, bools,
     header, irqs, map, query, region_info, unmap_all, version, write,
 };
+use wire::shared::Shared;
 use wire::{
     Client, Cmd, QEMU, Served, bytes, eventfd, memory, message, open_descriptors, posted,
     wrong_kinds,
@@ -43,6 +44,30 @@ fn closes(client: &mut Client, command: Cmd, body: &[u8], fds: &[BorrowedFd<'_>]
     let before = open_descriptors();
     client.refused_with(command, body, fds, errno);
     assert_eq!(open_descriptors(), before, "{command:?} {body:02x?}");
+}
+
+#[test]
+fn a_session_with_shared_memory_leaves_nothing_behind() {
+    let _turn = turn();
+    let served = Served::new();
+    let session = || {
+        let mut client = served.connect();
+        let mut shared = Shared::agree(&mut client, 14);
+        assert!(shared.slots[0].read(0, 0, 4).is_ok());
+    };
+    let maps = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.contains("memfd")).count()
+    };
+    // When the next client is served, all of the last one is gone.
+    session();
+    served.client().in_step();
+    let before = (open_descriptors(), maps());
+    for _ in 0..100 {
+        session();
+    }
+    served.client().in_step();
+    assert_eq!((open_descriptors(), maps()), before);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use vgpu_stub::devices;
 use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::protocol::{Command, Header};
 use vgpu_stub::server::{
-    Limits, Observer, ServeError, Server, Source, Stopper, Waiting, serve_observed,
+    Limits, Observer, Polling, ServeError, Server, Source, Stopper, serve_observed,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,14 +21,14 @@ fn device(name: &str) -> Endpoint {
     Endpoint::new(kind.builder(devices::Options::default()).unwrap()).unwrap()
 }
 
-/// A server of a device, spinning for a client at the other end.
+/// A server of a device, looking without end for a client at the other end.
 fn spinning(
     name: &str,
     limits: Limits,
 ) -> (UnixStream, Stopper, JoinHandle<Result<(), ServeError>>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut server = Server::new().limits(limits).waiting(Waiting::Spin);
+    let mut server = Server::new().limits(limits).polling(Polling::Always);
     server
         .add(name, device(name), Source::Connected(theirs))
         .unwrap();
@@ -126,11 +126,11 @@ impl Observer for Heard {
 
 #[test]
 fn an_observer_hears_of_each_command_and_of_those_that_are_answered() {
-    for waiting in [Waiting::Block, Waiting::Spin] {
+    for polling in [Polling::Never, Polling::default(), Polling::Always] {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let server = thread::spawn(move || {
             let mut heard = Heard::default();
-            serve_observed(&mut device("stub"), theirs, waiting, &mut heard).unwrap();
+            serve_observed(&mut device("stub"), theirs, polling, &mut heard).unwrap();
             heard.0
         });
         let mut client = Client::over(ours, &Options::default()).unwrap();

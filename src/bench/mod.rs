@@ -11,7 +11,7 @@
 //! | `clock` | what time is read from, and what reading it costs |
 //! | `ladder` | which rungs, in which order |
 //! | `plan`, `scheduling` | how long, how often, on which CPUs, at which priority |
-//! | `subject` | what is measured: a [`Subject`] takes samples of one access |
+//! | `subject`, `waiting` | what is measured: a [`Subject`] takes samples of one access |
 //! | `measure` | warm-up, doubling to the goal time, A B A B ... |
 //! | `runs` | everything several times, from the beginning |
 //! | `tally` | samples of a row become histograms and medians |
@@ -48,6 +48,7 @@ mod socket;
 mod statistics;
 mod subject;
 mod tally;
+mod waiting;
 
 pub use clock::Clock;
 pub use compare::{Change, Compared, Comparison, Of, Verdict};

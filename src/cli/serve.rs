@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vgpu_stub::devices::{Choice, MAX_VECTORS};
 use vgpu_stub::endpoint::Endpoint;
-use vgpu_stub::server::{Limits, Listener, Server, Source};
+use vgpu_stub::server::{Limits, Listener, Polling, Server, Source};
 
 use super::failure::Failure;
 use super::inherited;
@@ -64,11 +64,39 @@ pub(super) struct Args {
     #[arg(long)]
     once: bool,
 
+    /// Whether a device's thread looks for work before it sleeps: never, as
+    /// long as that was worthwhile lately, or always, which takes a CPU from
+    /// others for as long as there is a client.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    poll: Poll,
+
+    /// With --poll adaptive: the most of a CPU's time that each device's
+    /// thread spends looking for work in vain, 1 to 100 percent.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = Polling::BUDGET,
+        value_parser = clap::value_parser!(u8).range(1..=100)
+    )]
+    poll_budget: u8,
+
     /// Stop serving a device that no client has connected to for so many
     /// seconds after the start.
     #[cfg(feature = "host")]
     #[arg(long, value_name = "SECONDS")]
     first_client_within: Option<u32>,
+}
+
+/// What `--poll` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Poll {
+    /// It sleeps at once.
+    Never,
+    /// It looks as long as that was worthwhile lately, at most 200 us.
+    #[default]
+    Adaptive,
+    /// It never sleeps while it has a client: for measurements.
+    Always,
 }
 
 /// Where a device's clients come from, as it was asked for.
@@ -151,7 +179,10 @@ fn build(args: &Args) -> Result<Server, Failure> {
         max_dma_maps: descriptors_each(args.devices.len()),
         ..Limits::default()
     };
-    let mut server = Server::new().once(args.once).limits(limits);
+    let mut server = Server::new()
+        .once(args.once)
+        .limits(limits)
+        .polling(polling(args));
     #[cfg(feature = "host")]
     if let Some(seconds) = args.first_client_within {
         server = server.first_client_within(Duration::from_secs(seconds.into()));
@@ -185,6 +216,15 @@ fn build(args: &Args) -> Result<Server, Failure> {
         Some(socket) => Err(Failure::usage(format!(
             "{socket}: more sockets than devices; add a --device for it"
         ))),
+    }
+}
+
+fn polling(args: &Args) -> Polling {
+    let budget = args.poll_budget;
+    match args.poll {
+        Poll::Never => Polling::Never,
+        Poll::Adaptive => Polling::Adaptive { budget },
+        Poll::Always => Polling::Always,
     }
 }
 

@@ -126,6 +126,7 @@ impl Endpoint {
                     source: Source::Doorbell(number),
                     fd: bell.event.clone(),
                 });
+                self.event_changes = self.event_changes.wrapping_add(1);
             }
         }
         let Doorbells { bells, shadow } = &self.doorbells;
@@ -148,28 +149,47 @@ impl Endpoint {
     }
 
     /// What to wait for besides the client's commands: whenever one of these
-    /// is readable, [`Endpoint::handle_events`] is due.
+    /// is readable, [`Endpoint::handle_event`] with its place here is due.
     pub fn event_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.events.iter().map(|event| event.fd.as_fd())
     }
 
+    /// A number that changes whenever [`Endpoint::event_fds`] do.
+    #[inline]
+    pub fn event_changes(&self) -> u32 {
+        self.event_changes
+    }
+
+    pub(super) fn events_changed(&mut self) {
+        self.event_changes = self.event_changes.wrapping_add(1);
+    }
+
     /// Deals with all events that were signalled.
     pub fn handle_events(&mut self) {
-        for event in &self.events {
-            let times = event.fd.take();
-            if times == 0 {
-                continue;
+        for number in 0..self.events.len() {
+            self.handle_event(number);
+        }
+    }
+
+    /// Deals with the event of this number among [`Endpoint::event_fds`], if
+    /// it was signalled.
+    pub fn handle_event(&mut self, number: usize) {
+        let Some(event) = self.events.get(number) else {
+            return;
+        };
+        let times = event.fd.take();
+        if times == 0 {
+            return;
+        }
+        match event.source {
+            Source::Doorbell(number) => {
+                let bell = &self.doorbells.bells[number];
+                // After the count: what was stored before a ring is seen.
+                let value = self.doorbells.value(bell);
+                self.device.rung(bell.at, value, times);
             }
-            match event.source {
-                Source::Doorbell(number) => {
-                    let bell = &self.doorbells.bells[number];
-                    // After the count: what was stored before a ring is seen.
-                    let value = self.doorbells.value(bell);
-                    self.device.rung(bell.at, value, times);
-                }
-                Source::Mask(index, number) => self.irqs.mask(index, number),
-                Source::Unmask(index, number) => self.irqs.unmask(index, number),
-            }
+            Source::Mask(index, number) => self.irqs.mask(index, number),
+            Source::Unmask(index, number) => self.irqs.unmask(index, number),
         }
     }
 }

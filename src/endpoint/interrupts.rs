@@ -66,6 +66,7 @@ impl Endpoint {
             !matches!(event.source,
             Source::Mask(of, _) | Source::Unmask(of, _) if of == index)
         });
+        self.events_changed();
     }
 
     /// Gives a range of interrupts the eventfds to signal, or takes theirs
@@ -116,6 +117,7 @@ impl Endpoint {
                 source,
                 fd: Arc::new(fd),
             }));
+        self.events_changed();
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub struct Endpoint {
     irqs: Arc<IrqTable>,
     dma: Arc<DmaTable>,
     events: Vec<Event>,
+    /// How often `events` changed.
+    event_changes: u32,
     doorbells: Doorbells,
     guest_errors: u64,
 }
@@ -136,6 +138,7 @@ impl Endpoint {
             irqs,
             dma,
             events: Vec::new(),
+            event_changes: 0,
             doorbells,
             guest_errors: 0,
         })
@@ -348,6 +351,7 @@ impl Endpoint {
         self.dma.disconnect();
         self.irqs.disconnect();
         self.events.clear();
+        self.events_changed();
         self.doorbells.renew();
         self.device.disconnected();
         for bar in self.bars.iter_mut().flatten() {

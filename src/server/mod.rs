@@ -7,9 +7,11 @@ mod commands;
 mod connection;
 mod listener;
 mod observer;
+mod polling;
 mod refusal;
 mod session;
 mod version;
+mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +26,7 @@ use thiserror::Error;
 
 pub use listener::{ListenError, Listener, Source};
 pub use observer::Observer;
+pub use polling::Polling;
 pub use session::SessionError;
 
 use crate::endpoint::Endpoint;
@@ -61,21 +64,11 @@ impl Default for Limits {
     }
 }
 
-/// What a thread does while it waits for a client's command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Waiting {
-    /// It sleeps.
-    #[default]
-    Block,
-    /// It asks again and again: it answers sooner, and takes its CPU whole.
-    Spin,
-}
-
 /// How all clients are served.
 #[derive(Clone, Copy, Debug, Default)]
 struct Terms {
     limits: Limits,
-    waiting: Waiting,
+    polling: Polling,
 }
 
 /// Why a device is no longer served.
@@ -136,11 +129,10 @@ impl Server {
         self
     }
 
-    /// Sets what the devices' threads do while they wait for a command. One
-    /// that spins takes a CPU of its own for as long as it has a client.
+    /// Sets what the devices' threads do while they wait for their clients.
     #[must_use]
-    pub fn waiting(mut self, waiting: Waiting) -> Self {
-        self.terms.waiting = waiting;
+    pub fn polling(mut self, polling: Polling) -> Self {
+        self.terms.polling = polling;
         self
     }
 
@@ -284,11 +276,11 @@ fn serve(name: &str, endpoint: &mut Endpoint, stream: UnixStream, terms: &Terms,
 pub fn serve_observed<O: Observer>(
     endpoint: &mut Endpoint,
     stream: UnixStream,
-    waiting: Waiting,
+    polling: Polling,
     observer: &mut O,
 ) -> Result<(), SessionError> {
     let limits = Limits::default();
-    let terms = Terms { limits, waiting };
+    let terms = Terms { limits, polling };
     Session::serve(endpoint, stream, &terms, &Handle::new(None), observer)
 }
 

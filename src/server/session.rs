@@ -1,26 +1,29 @@
 //! One client, from its connection to its end: what is allowed when, and what
 //! it gets when it is not.
 
+mod shared;
+mod wait;
+
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use thiserror::Error;
 
 use super::client_memory::Messages;
 use super::commands;
 use super::connection::{Connection, Lent};
 use super::refusal::Refusal;
-use super::version::{self, Negotiated};
-use super::{Handle, Limits, Observer, Terms, Waiting};
+use super::version::{self, Answer, Negotiated};
+use super::watch::Watch;
+use super::{Handle, Limits, Observer, Terms};
 use crate::endpoint::Endpoint;
+use crate::fastpath::{Fault, Serving, Spin};
 use crate::protocol::{
     Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, SMALL,
-    SmallAccess, Socket, Wait, reply_size,
+    SmallAccess, Socket, reply_size,
 };
 
 /// How a session ended, other than by the client leaving between two
@@ -33,6 +36,12 @@ pub enum SessionError {
     /// The client does not take its replies, or is gone.
     #[error("cannot reply: {0}")]
     Reply(#[from] io::Error),
+    /// The client broke the rules of shared memory, which ends the session.
+    #[error("shared memory: {0}")]
+    Shared(#[from] Fault),
+    /// What the client does cannot be waited for.
+    #[error("cannot wait: {0}")]
+    Wait(#[source] io::Error),
     /// No version could be agreed on.
     #[error("VERSION was refused")]
     Version,
@@ -52,7 +61,15 @@ pub(super) struct Session<'a, O> {
     /// The message that is carried out.
     message: Message,
     limits: &'a Limits,
-    waiting: Waiting,
+    spin: Spin,
+    /// How often it was looked for work, roughly.
+    looks: u32,
+    /// If there is more than the socket to wait for.
+    watch: Option<Watch>,
+    /// The [`Endpoint::event_changes`] that `watch` knows of; none if it does
+    /// not know all else.
+    watched: Option<u32>,
+    shared: Option<Box<Serving>>,
     /// The answer to it.
     outgoing: Outgoing,
     /// The descriptors that go with the reply.
@@ -100,7 +117,7 @@ impl<'a, O: Observer> Session<'a, O> {
         terms: &'a Terms,
         observer: &'a mut O,
     ) -> io::Result<Self> {
-        let Terms { limits, waiting } = terms;
+        let Terms { limits, polling } = terms;
         let socket = Arc::new(Socket::new(stream, limits.message)?);
         let inbox = Inbox::new(socket.clone(), limits.message);
         let connection = Connection::new(socket.clone(), inbox);
@@ -111,7 +128,11 @@ impl<'a, O: Observer> Session<'a, O> {
             connection: Some(Box::new(connection)),
             message: Message::new(),
             limits,
-            waiting: *waiting,
+            spin: polling.spin(),
+            looks: 0,
+            watch: None,
+            watched: None,
+            shared: None,
             outgoing: Outgoing::default(),
             reply_fds: Vec::new(),
             connected_at: Instant::now(),
@@ -132,6 +153,8 @@ impl<'a, O: Observer> Session<'a, O> {
         if let Some(agreed) = self.agreed.take() {
             agreed.messages.close();
         }
+        // Who writes into it from now on talks to nobody.
+        self.shared = None;
         self.socket.finish();
         self.endpoint.disconnect();
         match end {
@@ -149,67 +172,28 @@ impl<'a, O: Observer> Session<'a, O> {
         }
     }
 
-    /// Waits until the client has sent something, and receives it, or until an
-    /// event was signalled. For when there is nothing left to do: after
-    /// [`Session::turn`].
-    pub(super) fn wait(&mut self) -> Result<(), SessionError> {
-        if self.waiting == Waiting::Spin {
-            return self.spin();
-        }
-        // The rest of a message is waited for by itself, and not for ever.
-        if self.endpoint.has_events()
-            && !self.connection().inbox.has_input()
-            && !self.poll_events()?
-        {
-            return Ok(());
-        }
-        let wait = match self.agreed {
-            Some(_) => Wait::Forever,
-            None => Wait::Until(self.handshake()?),
-        };
-        Ok(self.connection().inbox.wait(wait)?)
-    }
-
-    /// Asks the socket until it has something. With events it asks once: they
-    /// are looked at in between.
-    fn spin(&mut self) -> Result<(), SessionError> {
-        while !self.look()? && !self.endpoint.has_events() {
-            std::hint::spin_loop();
-        }
-        Ok(())
-    }
-
-    /// Receives what the client has sent, if it has; does not wait for it.
-    pub(super) fn look(&mut self) -> Result<bool, SessionError> {
-        let came = self.connection().inbox.look()?;
-        if !came
-            && let Some(deadline) = self.deadline()
-            && Instant::now() >= deadline
-        {
-            return Err(ReceiveError::TimedOut.into());
-        }
-        Ok(came)
-    }
-
-    /// When the client must be given up if nothing comes until then.
-    pub(super) fn deadline(&mut self) -> Option<Instant> {
-        let message = self.connection().inbox.deadline();
-        let handshake = (self.agreed.is_none()).then(|| self.connected_at + self.limits.handshake);
-        message.into_iter().chain(handshake).min()
-    }
-
     /// Carries out all that is here, in order, and answers it, with one send
     /// where that is possible. What has come of a message that is not whole
     /// stays. Waits for nobody, unless the device or a client that does not
     /// take its replies makes it.
     #[inline]
     pub(super) fn turn(&mut self) -> Result<(), SessionError> {
-        if self.endpoint.has_events() {
+        if self.connection().inbox.has_input() || !self.shared_has_work() {
             // After the receive: a doorbell that was rung before a command
             // was sent is heard before the command.
-            let _lent = Lent::new(&mut self.connection);
-            self.endpoint.handle_events();
+            self.hear()?;
+            self.carry_out()?;
         }
+        if self.serve_shared()? && self.connection().inbox.has_input() {
+            // Put aside while the device waited for the client.
+            self.carry_out()?;
+        }
+        Ok(())
+    }
+
+    /// Carries out all messages that are here.
+    #[inline]
+    fn carry_out(&mut self) -> Result<(), SessionError> {
         loop {
             self.carry_out_small()?;
             if !self.connection().inbox.has_input() || !self.carry_out_next()? {
@@ -226,6 +210,7 @@ impl<'a, O: Observer> Session<'a, O> {
         while let Some(access) = self.connection().inbox.take_small(small) {
             self.observer.received(&access.header());
             self.connection().make_ready()?;
+            self.drain()?;
             let done = {
                 let _lent = Lent::new(&mut self.connection);
                 let (region, offset) = (access.region(), access.offset());
@@ -278,33 +263,6 @@ impl<'a, O: Observer> Session<'a, O> {
             .expect("it comes back when the device has been called")
     }
 
-    /// How long to wait for VERSION, whatever else the client sends.
-    #[cold]
-    fn handshake(&self) -> Result<Instant, ReceiveError> {
-        let deadline = self.connected_at + self.limits.handshake;
-        if Instant::now() >= deadline {
-            return Err(ReceiveError::TimedOut);
-        }
-        Ok(deadline)
-    }
-
-    /// Waits for the client's next command or an event; `true` if it is a
-    /// command.
-    #[inline(never)]
-    fn poll_events(&mut self) -> Result<bool, SessionError> {
-        let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
-        fds.extend(
-            self.endpoint
-                .event_fds()
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-        );
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(SessionError::Reply(errno.into())),
-        }
-        Ok(!fds[0].revents().is_empty())
-    }
-
     fn handle(&mut self, message: &mut Message) -> Result<(), SessionError> {
         if message.header.kind == Kind::Reply {
             message.fds.clear();
@@ -317,6 +275,7 @@ impl<'a, O: Observer> Session<'a, O> {
         let Message { header, body, fds } = message;
         self.observer.received(header);
         self.connection().make_ready()?;
+        self.drain()?;
         match self.execute(header, body, fds) {
             Ok(()) if header.no_reply => self.reply_fds.clear(),
             Ok(()) if self.reply_fds.is_empty() => {
@@ -401,16 +360,17 @@ impl<'a, O: Observer> Session<'a, O> {
         refuse_descriptors(fds)?;
         let negotiated = version::negotiate(&proposal, self.limits)?;
         let reply = self.outgoing.begin(&header.reply());
-        let twin = version::answer(&negotiated, reply)?;
-        self.agree(negotiated, twin)
+        let answer = version::answer(negotiated, reply)?;
+        self.agree(answer)
     }
 
     /// Begins to serve under what was negotiated.
-    fn agree(
-        &mut self,
-        negotiated: Negotiated,
-        twin: Option<version::Twin>,
-    ) -> Result<(), Refusal> {
+    fn agree(&mut self, answer: Answer) -> Result<(), Refusal> {
+        let Answer {
+            negotiated,
+            twin,
+            shared,
+        } = answer;
         let max_data = negotiated.client_max_data;
         let messages = if let Some(twin) = twin {
             self.reply_fds.push(twin.theirs);
@@ -419,6 +379,11 @@ impl<'a, O: Observer> Session<'a, O> {
         } else {
             Messages::over_main(self.socket.clone(), max_data, self.limits)
         };
+        if let Some((serving, fds)) = shared {
+            self.reply_fds.extend(fds);
+            self.shared = Some(Box::new(serving));
+            self.watched = None;
+        }
         let messages = Arc::new(messages);
         let page_size = negotiated.page_size;
         let max_maps = negotiated.max_dma_maps;

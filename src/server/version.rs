@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use super::Limits;
 use super::refusal::Refusal;
 use crate::endpoint::PAGE_SIZE;
-use crate::protocol::{Capabilities, MAX_DATA, MAX_FDS, Proposal, TwinSocket};
+use crate::fastpath::{self, Layout, Serving};
+use crate::protocol::{Capabilities, MAX_DATA, MAX_FDS, Proposal, SharedMmio, TwinSocket};
 
 /// The protocol version that we speak.
 const MAJOR: u16 = 0;
@@ -38,6 +39,17 @@ pub(super) struct Negotiated {
     pub(super) read_only_areas: bool,
     /// Whether the client keeps the values of doorbells.
     pub(super) shadow_doorbells: bool,
+    /// The shared memory's, if there is to be any.
+    layout: Option<Layout>,
+}
+
+/// What a session gets with the reply to VERSION.
+pub(super) struct Answer {
+    pub(super) negotiated: Negotiated,
+    pub(super) twin: Option<Twin>,
+    /// The shared memory, and the client's descriptors of it, which come
+    /// behind the twin's.
+    pub(super) shared: Option<(Serving, Vec<OwnedFd>)>,
 }
 
 /// The two ends of a socket for our commands.
@@ -67,6 +79,9 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
         .unwrap_or(Capabilities::DEFAULT_MAX_MSG_FDS) as usize;
     // Its descriptor comes with the reply.
     let twin = client.twin_socket.is_some_and(|twin| twin.supported) && client_max_fds > 0;
+    let layout = client
+        .shared_mmio
+        .and_then(|asked| layout(asked, client_max_fds.saturating_sub(twin.into())));
     let reply = Capabilities {
         max_msg_fds: client.max_msg_fds.map(|fds| fds.clamp(OUR_FDS, max_fds)),
         max_data_xfer_size: client.max_data_xfer_size.map(|size| size.min(MAX_DATA)),
@@ -79,6 +94,7 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
         write_multiple: client.write_multiple,
         read_only_areas: client.read_only_areas,
         shadow_doorbells: client.shadow_doorbells,
+        // Its memory has to be made first.
         shared_mmio: None,
         // Not before a device can save its state.
         migration: None,
@@ -99,12 +115,23 @@ pub(super) fn negotiate(proposal: &Proposal, limits: &Limits) -> Result<Negotiat
         write_multiple: reply.write_multiple == Some(true),
         read_only_areas: reply.read_only_areas == Some(true),
         shadow_doorbells: reply.shadow_doorbells == Some(true),
+        layout,
         reply,
     })
 }
 
-/// Writes the reply to VERSION. Makes the twin socket, if that was agreed.
-pub(super) fn answer(negotiated: &Negotiated, reply: &mut Vec<u8>) -> io::Result<Option<Twin>> {
+/// The shared memory for a client that asked for it: for as many requesters as
+/// there are descriptors for, as it takes `fds`.
+fn layout(asked: SharedMmio, fds: usize) -> Option<Layout> {
+    // One is the memory and one wakes us.
+    let fitting = u32::try_from(fds.min(MAX_FDS)).ok()?.checked_sub(2)?;
+    let slots = asked.slots.min(fitting).min(fastpath::MAX_SLOTS.into());
+    Layout::new(u16::try_from(slots).ok()?, fastpath::RING)
+}
+
+/// Writes the reply to VERSION. Makes the twin socket and the shared memory,
+/// if they were agreed.
+pub(super) fn answer(mut negotiated: Negotiated, reply: &mut Vec<u8>) -> io::Result<Answer> {
     let twin = match negotiated.reply.twin_socket {
         Some(_) => {
             let (ours, theirs) = UnixStream::pair()?;
@@ -113,11 +140,35 @@ pub(super) fn answer(negotiated: &Negotiated, reply: &mut Vec<u8>) -> io::Result
         }
         None => None,
     };
+    let shared = negotiated.layout.and_then(share);
+    if let Some((layout, _)) = &shared {
+        negotiated.reply.shared_mmio = Some(SharedMmio {
+            version: fastpath::VERSION,
+            slots: layout.slots().into(),
+            ring: Some(layout.ring()),
+            fd_index: Some(twin.is_some().into()),
+        });
+    }
     let proposal = Proposal {
         major: MAJOR,
         minor: negotiated.minor,
         capabilities: negotiated.reply,
     };
     proposal.encode(reply);
-    Ok(twin)
+    Ok(Answer {
+        negotiated,
+        twin,
+        shared: shared.map(|(_, made)| made),
+    })
+}
+
+/// Makes shared memory. All goes without it, too.
+fn share(layout: Layout) -> Option<(Layout, (Serving, Vec<OwnedFd>))> {
+    match Serving::new(layout) {
+        Ok(made) => Some((layout, made)),
+        Err(error) => {
+            log::warn!("no shared memory for the client: {error}; its accesses come by messages");
+            None
+        }
+    }
 }

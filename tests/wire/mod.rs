@@ -31,6 +31,7 @@ mod files;
 pub(crate) mod messages;
 pub(crate) mod model;
 mod served;
+pub(crate) mod shared;
 
 pub(crate) use client::{Client, PATIENCE, Received};
 pub(crate) use files::{eventfd, memory, open_descriptors, rung, seal, wait_for, wrong_kinds};

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use crate::bench::socket::{Link, Messages, Target};
+use crate::bench::waiting::Waiting;
 use crate::bench::{Bench, Peer, PeerKind, PeerOptions, Trouble};
 use crate::client::{Client, Options};
 use crate::device::Register;
 use crate::devices::StubRegister;
 use crate::endpoint::Endpoint;
-use crate::server::Waiting;
 
 /// What the guest writes, and what it is to read.
 pub(super) const VALUE: u32 = 0x5aa5_1234;

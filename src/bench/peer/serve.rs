@@ -12,7 +12,7 @@ use crate::bench::dispatch::stub;
 use crate::bench::{Clock, Trouble};
 use crate::endpoint::REGIONS;
 use crate::protocol::{Command, Header};
-use crate::server::{Observer, Server, Source, Waiting, serve_observed};
+use crate::server::{Observer, Polling, Server, Source, serve_observed};
 
 /// When a peer did what for one read, in ticks of the [`Clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,7 +112,11 @@ impl Observer for Recorder {
 ///
 /// If there is no socket, or it fails.
 pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Trouble> {
-    let waiting = if spin { Waiting::Spin } else { Waiting::Block };
+    let polling = if spin {
+        Polling::Always
+    } else {
+        Polling::Never
+    };
     // Paused, it would not notice that its connection has ended.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let failed = |error: &dyn std::fmt::Display| Trouble::new("a peer", error);
@@ -124,14 +128,14 @@ pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Troubl
         PeerKind::Stub if stamps => {
             let mut recorder = Recorder::new();
             let stream = UnixStream::from(socket);
-            serve_observed(&mut stub()?, stream, waiting, &mut recorder)
+            serve_observed(&mut stub()?, stream, polling, &mut recorder)
                 .map_err(|error| failed(&error))?;
             recorder
                 .write(&mut BufWriter::new(io::stdout().lock()))
                 .map_err(|error| failed(&error))
         }
         PeerKind::Stub => {
-            let mut server = Server::new().waiting(waiting);
+            let mut server = Server::new().polling(polling);
             server
                 .add("stub", stub()?, Source::Connected(UnixStream::from(socket)))
                 .map_err(|error| failed(&error))?;

@@ -9,8 +9,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::messages::Reply;
+use crate::bench::waiting::Waiting;
 use crate::bench::{Interrupt, Trouble};
-use crate::server::Waiting;
 
 /// How long a server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::{Bench, Candidate, Interrupt, Peer, PeerKind, PeerOptions, Section, Trouble};
+use crate::bench::waiting::Waiting;
 use crate::client::{Client, Options};
 use crate::device::Register;
 use crate::devices::StubRegister;
-use crate::server::Waiting;
 use rows::{Connection, POSTED, Server};
 
 pub(super) use link::Link;

@@ -15,10 +15,10 @@ use super::link::Link;
 use super::messages::{Messages, Target};
 use super::rows::{self, Connection, Server};
 use super::{join_gaps, note, what};
+use crate::bench::waiting::Waiting;
 use crate::bench::{Bench, Interrupt, Peer, PeerKind, PeerOptions, Section, Trouble};
 use crate::client::{Client, ClientError, Options};
 use crate::protocol::RegionAccess;
-use crate::server::Waiting;
 
 /// How often we look whether to end while the server is asked what it has.
 const GLANCE: Duration = Duration::from_millis(50);
