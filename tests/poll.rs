@@ -127,8 +127,8 @@ fn a_server_that_waits_for_doorbells_too_is_at_rest() {
     let slot = &mut shared.slots[0];
     for rings in 1..500 {
         rustix::io::write(&offered.fds[0], &1u64.to_ne_bytes()).unwrap();
-        assert_eq!(slot.read(0, 8, 4), Ok(rings));
-        client.done(Cmd::RegionRead, &access(0, 8, 4));
+        assert_eq!(slot.read(0, 0x1000, 4), Ok(rings));
+        client.done(Cmd::RegionRead, &access(0, 0x1000, 4));
     }
     assert!(server.comes_to_rest());
 }
@@ -147,14 +147,12 @@ fn a_client_that_has_not_said_its_version_lets_the_server_rest() {
 fn a_client_that_signals_without_end_and_asks_for_nothing_lets_the_server_rest() {
     let server = Server::start(&["--poll", "adaptive"]);
     let mut client = Client::connect(&server.path("stub"));
-    let mut shared = Shared::agree(&mut client, 1);
+    let shared = Shared::agree(&mut client, 1);
     let heard = (0..20_000).filter(|_| shared.memory.signal()).count();
     assert!(heard > 0);
     assert!(server.comes_to_rest());
-    assert_eq!(
-        shared.slots[0].read(0, 0, 4),
-        Ok(u64::from(u32::from_le_bytes(*b"VGPU")))
-    );
+    // It lost its own wake-ups, no more.
+    client.done(Cmd::RegionRead, &access(0, 0, 4));
 }
 
 #[test]
@@ -179,7 +177,6 @@ fn what_makes_no_sense_is_refused_with_what_does() {
         ),
         (["--poll-budget", "0"], "0 is not in 1..=100"),
         (["--poll-budget", "101"], "101 is not in 1..=100"),
-        (["--poll-budget", "-1"], "--poll-budget"),
         (["--poll-budget", "all"], "invalid digit"),
     ] {
         let output = output(["serve"].into_iter().chain(arguments));

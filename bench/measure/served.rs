@@ -71,7 +71,9 @@ impl Served {
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
-            .args(["--log-level", "warn", "serve", "--socket-path"])
+            // Who looks before it sleeps does so more or less often.
+            .args(["--log-level", "warn", "serve", "--poll", "never"])
+            .arg("--socket-path")
             .arg(directory.path().join("socket"))
             .arg("--ready-fd")
             .arg(inherited.as_raw_fd().to_string())
