@@ -10,10 +10,11 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::{Channel, Client, ClientError, Lender, NoMemory};
+use super::{Channel, Client, ClientError, Lender, NoMemory, Spinning};
+use crate::fastpath::{self, Layout};
 use crate::protocol::{
-    Capabilities, Command, Inbox, MAX_DATA, MAX_FDS, Message, Outgoing, Proposal, Socket,
-    TwinSocket,
+    Capabilities, Command, Inbox, MAX_DATA, MAX_FDS, Message, Outgoing, Proposal, SharedMmio,
+    Socket, TwinSocket,
 };
 
 /// What to propose to a server, and how long to wait for it.
@@ -24,10 +25,13 @@ pub struct Options {
     /// The version and the capabilities to propose. `max_data_xfer_size` may
     /// be at most [`MAX_DATA`], more is proposed as that.
     pub proposal: Proposal,
+    /// What a thread does while it waits for an answer by shared memory.
+    pub spinning: Spinning,
 }
 
 impl Default for Options {
-    /// 5 seconds, version 0.1, `REGION_WRITE_MULTI`, no twin socket.
+    /// 5 seconds, version 0.1, `REGION_WRITE_MULTI`, no twin socket, no shared
+    /// memory.
     fn default() -> Self {
         Options {
             timeout: Duration::from_secs(5),
@@ -43,6 +47,7 @@ impl Default for Options {
                     ..Capabilities::default()
                 },
             },
+            spinning: Spinning::default(),
         }
     }
 }
@@ -73,6 +78,28 @@ impl Options {
         self
     }
 
+    /// Asks for accesses by shared memory, with so many slots: one for the
+    /// client and one for each further [`Requester`](super::Requester), at
+    /// least 1 and at most [`MAX_SLOTS`](fastpath::MAX_SLOTS). A server that
+    /// does not know it, or gives fewer, is no error.
+    #[must_use]
+    pub fn shared_mmio(mut self, slots: u16) -> Self {
+        self.proposal.capabilities.shared_mmio = Some(SharedMmio {
+            version: fastpath::VERSION,
+            slots: slots.clamp(1, fastpath::MAX_SLOTS).into(),
+            ring: None,
+            fd_index: None,
+        });
+        self
+    }
+
+    /// Sets what a thread does while it waits for an answer by shared memory.
+    #[must_use]
+    pub fn spinning(mut self, spinning: Spinning) -> Self {
+        self.spinning = spinning;
+        self
+    }
+
     /// Sets how long the server may take for each answer.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -95,6 +122,9 @@ pub struct Agreement {
     pub twin_socket: bool,
     /// The server knows `REGION_WRITE_MULTI`.
     pub write_multiple: bool,
+    /// The slots and the ring of accesses by shared memory: those of 1 to 8
+    /// bytes go that way.
+    pub shared_mmio: Option<Layout>,
 }
 
 impl Client {
@@ -133,6 +163,7 @@ impl Client {
                 max_fds: 0,
                 twin_socket: false,
                 write_multiple: false,
+                shared_mmio: None,
             },
             outgoing: Outgoing::default(),
             message: Message::new(),
@@ -140,7 +171,9 @@ impl Client {
             next_id: 0,
             oldest_posted: 0,
             timeout: options.timeout,
+            spinning: options.spinning,
             given_up: false,
+            shared: None,
         };
         client.ask(command, &[], |out| options.proposal.encode(out))?;
         client.agree(&options)?;
@@ -155,14 +188,14 @@ impl Client {
         if major != options.proposal.major || minor > options.proposal.minor {
             return Err(ClientError::Version { major, minor });
         }
-        let fds = self.take_fds();
+        let mut fds: Vec<_> = self.take_fds().into_iter().map(Some).collect();
         let (ours, theirs) = (&options.proposal.capabilities, &reply.capabilities);
         let asked = ours.twin_socket.is_some_and(|twin| twin.supported);
         let twin = theirs.twin_socket.filter(|twin| asked && twin.supported);
         if let Some(twin) = twin {
             let index = twin.fd_index.unwrap_or(0);
             let got = fds.len();
-            let fd = fds.into_iter().nth(index as usize);
+            let fd = fds.get_mut(index as usize).and_then(Option::take);
             let fd = fd.ok_or(ClientError::Descriptor {
                 command,
                 index,
@@ -172,6 +205,10 @@ impl Client {
             let twin = Channel::new(UnixStream::from(fd), self.timeout).map_err(failed)?;
             self.twin = Some(twin);
         }
+        let shared_mmio = match theirs.shared_mmio {
+            Some(shared) => self.share(options, shared, &mut fds)?,
+            None => None,
+        };
         let max_data = theirs.max_data_xfer_size;
         let max_fds = theirs.max_msg_fds;
         let max_fds = max_fds.unwrap_or(Capabilities::DEFAULT_MAX_MSG_FDS) as usize;
@@ -183,6 +220,7 @@ impl Client {
             max_fds: max_fds.min(MAX_FDS),
             twin_socket: twin.is_some(),
             write_multiple: theirs.write_multiple == Some(true),
+            shared_mmio,
         };
         Ok(())
     }

@@ -109,6 +109,13 @@ pub enum ClientError {
         /// Its minor version.
         minor: u16,
     },
+    /// The server's terms for accesses by shared memory, or the memory itself,
+    /// cannot be taken.
+    #[error("VERSION: shared_mmio: {why}")]
+    SharedMmio {
+        /// What is wrong.
+        why: String,
+    },
     /// An answer that needs more room each time, or more than is sane.
     #[error("{command}: the answer wants {argsz} bytes of room, and does not fit them")]
     Argsz {

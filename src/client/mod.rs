@@ -6,6 +6,9 @@
 //! it answers the server's `DMA_READ` and `DMA_WRITE` from the [`Memory`] that
 //! it was given, on the main socket or on the twin.
 //!
+//! A server that knows it carries out accesses of 1 to 8 bytes by memory that
+//! both share ([`Options::shared_mmio`]): nothing changes but what they cost.
+//!
 //! ```
 //! use std::os::unix::net::UnixStream;
 //! use vgpu_stub::client::{Client, Options};
@@ -35,6 +38,8 @@ mod doorbell;
 mod error;
 mod memory;
 mod region;
+mod requester;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +55,7 @@ pub use doorbell::Doorbell;
 pub use error::ClientError;
 pub use memory::{Memory, NoMemory};
 pub use region::{MappedArea, Region};
+pub use requester::{Requester, Spinning};
 
 use crate::protocol::{
     Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, Socket, Wait,
@@ -70,7 +76,10 @@ pub struct Client {
     /// The first id since the last reply: from there on, messages were posted.
     oldest_posted: u16,
     timeout: Duration,
+    spinning: Spinning,
     given_up: bool,
+    /// The way by shared memory, if there is one.
+    shared: Option<Box<shared::Shared>>,
 }
 
 /// One socket, both ways.
@@ -138,7 +147,7 @@ impl Client {
     ) -> Result<bool, ClientError> {
         // Nothing was asked; what comes are the server's DMA commands.
         let command = Command::DmaRead;
-        if self.given_up {
+        if self.is_over() {
             return Err(ClientError::GivenUp { command });
         }
         loop {
@@ -186,7 +195,7 @@ impl Client {
         fds: &[BorrowedFd<'_>],
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<u16, ClientError> {
-        if self.given_up {
+        if self.is_over() {
             return Err(ClientError::GivenUp { command });
         }
         let id = self.next_id;
@@ -368,6 +377,12 @@ impl Client {
         ClientError::TimedOut { command, after }
     }
 
+    /// Whether an earlier error, or one of a requester, ended the connection.
+    fn is_over(&self) -> bool {
+        let shared = self.shared.as_ref();
+        self.given_up || shared.is_some_and(|shared| shared.line.is_over())
+    }
+
     /// Ends the connection at an error that does not let it go on.
     fn keep<T>(&mut self, result: Result<T, ClientError>) -> Result<T, ClientError> {
         if let Err(error) = &result
@@ -375,6 +390,9 @@ impl Client {
         {
             self.given_up = true;
             self.main.socket.shutdown();
+            if let Some(shared) = &self.shared {
+                shared.line.give_up();
+            }
         }
         result
     }

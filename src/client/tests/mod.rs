@@ -4,6 +4,9 @@
 mod descriptions;
 mod lies;
 mod memory;
+mod pages;
+mod requesters;
+mod shared;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
