@@ -53,6 +53,12 @@ fn reasons(sections: &[Section]) -> Vec<&str> {
     gaps.map(|gap| gap.why.as_str()).collect()
 }
 
+/// Whether nothing is missing but the shim, which most QEMUs lack.
+fn no_gaps(section: &Section) -> bool {
+    let mut gaps = section.gaps.iter();
+    gaps.all(|gap| gap.what.contains("shim"))
+}
+
 /// A launcher of the QEMU that the tests use.
 fn real(directory: &TempDir) -> Option<PathBuf> {
     let path = directory.path().join("real");
@@ -76,7 +82,7 @@ fn each_kind_of_access_is_measured_beside_its_floor() {
             continue;
         }
         of_tcg += u32::from(section.title.contains("TCG"));
-        assert!(section.gaps.is_empty(), "{:?}", section.gaps);
+        assert!(no_gaps(section), "{:?}", section.gaps);
         let names: Vec<&str> = section
             .rows
             .iter()
@@ -117,7 +123,10 @@ fn an_old_qemu_is_measured_as_far_as_it_goes() {
     assert_eq!(rows, [&["qemu.tcg.same.timer"][..], &edu].concat());
     assert_eq!(
         reasons(&sections[..1]),
-        ["QEMU 4.2.1 has no vfio-user-pci; 10.1.1 or newer is needed"]
+        [
+            "QEMU 4.2.1 has no vfio-user-pci; 10.1.1 or newer is needed",
+            "QEMU 4.2.1 has no vgpu-stub; build one with qemu-patches/",
+        ]
     );
 }
 
@@ -157,8 +166,8 @@ fn a_qemu_that_exits_at_once_is_a_gap_with_its_last_words() {
     let exits = "echo 'first' >&2; echo 'no room' >&2; exit 7";
     let sections = measure(&fake(&directory, version, DEVICES, exits));
     assert_eq!(
-        reasons(&sections[..1]),
-        ["QEMU 11.1.3 ended with exit status: 7, its guest early: no room"]
+        reasons(&sections[..1])[0],
+        "QEMU 11.1.3 ended with exit status: 7, its guest early: no room"
     );
 }
 
@@ -181,7 +190,7 @@ fn what_was_measured_before_an_interrupt_is_kept() {
     let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
     let sections = bench.in_runs(|bench| qemu(bench, program, Some(&real)));
     let section = &sections[0];
-    assert!(section.gaps.is_empty(), "{:?}", section.gaps);
+    assert!(no_gaps(section), "{:?}", section.gaps);
     assert_eq!(section.rows.len(), 8);
     assert!(section.rows.iter().all(|row| row.runs.len() == 1));
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use self::boot::{Accelerator, Boot, Limits, Measured};
 use self::guest::{BATCH, Task, ticks};
 use self::program::Program;
-use self::rows::{Entry, InProcess, OURS};
+use self::rows::{Entry, InProcess, Ours};
 use self::server::Server;
 use super::{Bench, Section, Tally, Trouble};
 
@@ -46,6 +46,8 @@ enum Placement {
     Same,
     /// On another.
     Two,
+    /// On another, which it spins on.
+    Polled,
 }
 
 impl Placement {
@@ -53,6 +55,7 @@ impl Placement {
         match self {
             Placement::Same => "same",
             Placement::Two => "two",
+            Placement::Polled => "polled",
         }
     }
 }
@@ -72,15 +75,18 @@ pub fn qemu(bench: &Bench<'_>, program: &Path, given: Option<&Path>) -> Vec<Sect
     };
     let mut sections = Vec::new();
     for accelerator in [Accelerator::Tcg, Accelerator::Kvm] {
-        for placement in [Placement::Same, Placement::Two] {
+        for placement in [Placement::Same, Placement::Two, Placement::Polled] {
             if bench.plan.interrupt.raised() {
                 return sections;
+            }
+            if placement == Placement::Polled && qemu.why_no_shim().is_some() {
+                break;
             }
             let rung = Rung::new(bench, program, &qemu, accelerator, placement);
             let section = rung.section();
             // What keeps one from its first row keeps the other as well; and
             // without servers there is no second place.
-            let only = section.rows.is_empty() || !rung.ours;
+            let only = section.rows.is_empty() || rung.ours.is_empty();
             sections.push(section);
             if only {
                 break;
@@ -98,8 +104,8 @@ struct Rung<'a> {
     accelerator: Accelerator,
     placement: Placement,
     inside: Option<&'static InProcess>,
-    /// Whether QEMU can be a client of ours.
-    ours: bool,
+    /// What QEMU can have of ours.
+    ours: Vec<Ours>,
     entries: Vec<Entry>,
     task: Task,
 }
@@ -113,8 +119,8 @@ impl<'a> Rung<'a> {
         placement: Placement,
     ) -> Self {
         let inside = rows::in_process(qemu);
-        let ours = qemu.why_not_vfio_user().is_none();
-        let entries = rows::rows(inside, ours);
+        let ours = rows::ours(qemu, placement == Placement::Polled);
+        let entries = rows::rows(inside, &ours);
         let task = Task {
             rows: entries
                 .iter()
@@ -152,6 +158,7 @@ impl<'a> Rung<'a> {
         let place = match self.placement {
             Placement::Same => "servers on QEMU's CPU",
             Placement::Two => "servers on another CPU",
+            Placement::Polled => "a server that spins on another CPU",
         };
         format!("{}, {accelerator}, {place}", self.qemu)
     }
@@ -160,14 +167,31 @@ impl<'a> Rung<'a> {
     fn server_cpu(&self) -> Option<usize> {
         match self.placement {
             Placement::Same => Some(self.bench.plan.pinning.client),
-            Placement::Two => self.bench.plan.pinning.other,
+            Placement::Two | Placement::Polled => self.bench.plan.pinning.other,
         }
     }
 
     fn section(&self) -> Section {
+        let mut section = self.measured();
+        if self.is_first()
+            && let Some(why) = self.qemu.why_no_shim()
+        {
+            section.gap("qemu.*.shim, qemu.*.shim-shared", why);
+        }
+        section
+    }
+
+    /// Whether what holds for all sections is said in this one.
+    fn is_first(&self) -> bool {
+        (self.accelerator, self.placement) == (Accelerator::Tcg, Placement::Same)
+    }
+
+    fn measured(&self) -> Section {
         let mut section = Section::new(RUNG, self.title());
         self.explain(&mut section);
-        if let Some(why) = self.qemu.why_not_vfio_user() {
+        if let Some(why) = self.qemu.why_not_vfio_user()
+            && self.placement != Placement::Polled
+        {
             section.gap(self.name("*.stub, *.posted, *.acked, *.mapped"), why);
         }
         let Some(server_cpu) = self.server_cpu() else {
@@ -191,8 +215,7 @@ impl<'a> Rung<'a> {
                 format!("{} has neither edu nor pci-testdev", self.qemu),
             );
         }
-        // Once is enough: this section is the first.
-        if (self.accelerator, self.placement) != (Accelerator::Tcg, Placement::Same) {
+        if !self.is_first() {
             return;
         }
         let mut notes = vec![format!(
@@ -201,7 +224,7 @@ impl<'a> Rung<'a> {
             self.qemu,
             self.qemu.place(),
         )];
-        if self.ours {
+        if !self.ours.is_empty() {
             notes.push(
                 "A slice of posted writes is a burst: the guest then waits, untimed, until all \
                  have arrived."
@@ -284,10 +307,10 @@ impl<'a> Rung<'a> {
         let directory = tempfile::tempdir().map_err(failed)?;
         let mut devices: Vec<String> = self.inside.iter().map(|inside| inside.argument()).collect();
         let mut servers = Vec::new();
-        for (number, ours) in OURS.iter().enumerate().filter(|_| self.ours) {
+        for (number, ours) in self.ours.iter().enumerate() {
             let place = directory.path().join(number.to_string());
             std::fs::create_dir(&place).map_err(failed)?;
-            let server = Server::start(self.bench, self.program, ours.device, server_cpu, &place)?;
+            let server = Server::start(self.bench, self.program, ours, server_cpu, &place)?;
             devices.push(ours.argument(&server.socket));
             servers.push(server);
         }

@@ -115,6 +115,12 @@ impl Program {
         })
     }
 
+    /// Why it has no device of qemu-patches/, if it has none.
+    pub(super) fn why_no_shim(&self) -> Option<String> {
+        let why = || format!("{self} has no vgpu-stub; build one with qemu-patches/");
+        (!self.has("vgpu-stub")).then(why)
+    }
+
     /// Where it is, for people.
     pub(super) fn place(&self) -> String {
         match &self.from {

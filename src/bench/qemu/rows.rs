@@ -38,42 +38,71 @@ const IN_PROCESS: &[InProcess] = &[
 ];
 
 /// A device of ours, in a server of its own.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ours {
     /// Its name for `serve`.
     pub(super) device: &'static str,
-    /// Whether each write waits for its answer.
-    pub(super) acknowledged: bool,
+    through: Through,
+    /// Whether its server spins.
+    pub(super) polled: bool,
+}
+
+/// What of QEMU it is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Through {
+    /// `vfio-user-pci`; whether each write waits for its answer.
+    VfioUser { acknowledged: bool },
+    /// `vgpu-stub`, the device of qemu-patches/; whether it may use shared
+    /// memory.
+    Shim { shared: bool },
 }
 
 impl Ours {
     /// For QEMU's `-device`.
     pub(super) fn argument(&self, socket: &std::path::Path) -> String {
-        let socket = serde_json::json!({"type": "unix", "path": socket});
-        let mut device = serde_json::json!({"driver": "vfio-user-pci", "socket": socket});
-        if self.acknowledged {
-            device["x-no-posted-writes"] = true.into();
+        match self.through {
+            Through::VfioUser { acknowledged } => {
+                let socket = serde_json::json!({"type": "unix", "path": socket});
+                let mut device = serde_json::json!({"driver": "vfio-user-pci", "socket": socket});
+                if acknowledged {
+                    device["x-no-posted-writes"] = true.into();
+                }
+                device.to_string()
+            }
+            Through::Shim { shared } => {
+                // Older ones take no JSON. A comma in a path is doubled.
+                let socket = socket.display().to_string().replace(',', ",,");
+                let shared = if shared { "on" } else { "off" };
+                format!("vgpu-stub,socket={socket},shared-mmio={shared}")
+            }
         }
-        device.to_string()
     }
 }
 
-/// The devices of ours, in the order of their slots.
-pub(super) const OURS: &[Ours] = &[
-    Ours {
-        device: "stub",
-        acknowledged: false,
-    },
-    Ours {
-        device: "stub",
-        acknowledged: true,
-    },
-    // Its BAR 2 is memory.
-    Ours {
-        device: "copier",
-        acknowledged: false,
-    },
-];
+/// The devices of ours that this QEMU can have, in the order of their slots.
+/// One that is polled is alone: its server leaves no time for others.
+pub(super) fn ours(qemu: &Program, polled: bool) -> Vec<Ours> {
+    let through = |device, through| Ours {
+        device,
+        through,
+        polled,
+    };
+    let mut ours = Vec::new();
+    let acknowledged = |acknowledged| Through::VfioUser { acknowledged };
+    if !polled && qemu.why_not_vfio_user().is_none() {
+        ours.push(through("stub", acknowledged(false)));
+        ours.push(through("stub", acknowledged(true)));
+        // Its BAR 2 is memory.
+        ours.push(through("copier", acknowledged(false)));
+    }
+    if qemu.why_no_shim().is_none() {
+        if !polled {
+            ours.push(through("stub", Through::Shim { shared: false }));
+        }
+        ours.push(through("stub", Through::Shim { shared: true }));
+    }
+    ours
+}
 
 const STUB: (u16, u16) = (VENDOR, 0x1111);
 const COPIER: (u16, u16) = (VENDOR, 0x1113);
@@ -105,7 +134,7 @@ impl InProcess {
 }
 
 /// What a guest with these devices measures.
-pub(super) fn rows(inside: Option<&InProcess>, ours: bool) -> Vec<Entry> {
+pub(super) fn rows(inside: Option<&InProcess>, ours: &[Ours]) -> Vec<Entry> {
     let mut rows = vec![Entry {
         name: "timer".to_owned(),
         what: "floor: two readings of the timer".to_owned(),
@@ -117,11 +146,14 @@ pub(super) fn rows(inside: Option<&InProcess>, ours: bool) -> Vec<Entry> {
     if let Some(inside) = inside {
         rows.extend(floors(inside));
     }
-    if ours {
-        let floor = |write| inside.map(|inside| floor(inside, write));
-        rows.extend(of_ours().into_iter().map(|mut entry| {
+    for (number, device) in ours.iter().enumerate() {
+        let same = |other: &&Ours| other.device == device.device;
+        let nth = ours[..number].iter().filter(same).count();
+        // There are a handful.
+        let nth = u32::try_from(nth).unwrap_or(u32::MAX);
+        rows.extend(of(device, nth).into_iter().map(|mut entry| {
             let write = matches!(entry.operation, Operation::Write | Operation::Writes);
-            entry.floor = floor(write);
+            entry.floor = inside.map(|inside| floor(inside, write));
             entry
         }));
     }
@@ -157,75 +189,80 @@ fn floors(inside: &InProcess) -> [Entry; 2] {
     })
 }
 
-/// Without their floors.
-fn of_ours() -> [Entry; 5] {
-    let entry = |name: &str, what: String, operation, id, nth, bar, offset, expected| Entry {
+/// What is measured of a device of ours, the nth of its kind. Without floors.
+fn of(ours: &Ours, nth: u32) -> Vec<Entry> {
+    let read = |name, what| read_stub(nth, name, what);
+    let write = |name, what| write_stub(nth, name, what);
+    match ours.through {
+        Through::VfioUser { .. } if ours.device == "copier" => mapped(nth),
+        Through::VfioUser {
+            acknowledged: false,
+        } => vec![
+            read("read.stub", "read the stub"),
+            write("write.posted", "write, posted: QEMU does not wait"),
+        ],
+        Through::VfioUser { acknowledged: true } => {
+            vec![write("write.acked", "write, x-no-posted-writes=on")]
+        }
+        Through::Shim { shared: false } => vec![
+            read("read.shim", "read, the shim, by the socket"),
+            write("write.shim", "write, the shim, posted by the socket"),
+        ],
+        Through::Shim { shared: true } => vec![
+            read("read.shim-shared", "read, the shim, by shared memory"),
+            write(
+                "write.shim-shared",
+                "write, the shim, posted by shared memory",
+            ),
+        ],
+    }
+}
+
+fn read_stub(nth: u32, name: &str, what: &str) -> Entry {
+    let row = StubRegister::ID.row();
+    let expected = u32::try_from(row.reset).ok();
+    let target = target(STUB, nth, 0, row.offset);
+    entry(name, what, Operation::Read, target, expected)
+}
+
+fn write_stub(nth: u32, name: &str, what: &str) -> Entry {
+    let target = target(STUB, nth, 0, StubRegister::SCRATCH.row().offset);
+    entry(name, what, Operation::Write, target, Some(1))
+}
+
+fn mapped(nth: u32) -> Vec<Entry> {
+    let at = |offset| target(COPIER, nth, 2, offset);
+    let (reads, writes) = (Operation::Reads, Operation::Writes);
+    let read = "read mapped memory: no exit";
+    let write = "write mapped memory: no exit";
+    vec![
+        entry("read.mapped", read, reads, at(0x100), None),
+        entry("write.mapped", write, writes, at(0x104), Some(1)),
+    ]
+}
+
+fn target(id: (u16, u16), nth: u32, bar: u32, offset: u32) -> Target {
+    Target {
+        id,
+        nth,
+        bar,
+        offset,
+    }
+}
+
+fn entry(
+    name: &str,
+    what: &str,
+    operation: Operation,
+    target: Target,
+    expected: Option<u32>,
+) -> Entry {
+    Entry {
         name: name.to_owned(),
-        what,
+        what: what.to_owned(),
         floor: None,
         operation,
-        target: Some(Target {
-            id,
-            nth,
-            bar,
-            offset,
-        }),
+        target: Some(target),
         expected,
-    };
-    let id = StubRegister::ID.row();
-    let reads = u32::try_from(id.reset).ok();
-    let scratch = StubRegister::SCRATCH.row().offset;
-    let batch = "mapped memory: no exit";
-    [
-        entry(
-            "read.stub",
-            "read the stub".to_owned(),
-            Operation::Read,
-            STUB,
-            0,
-            0,
-            id.offset,
-            reads,
-        ),
-        entry(
-            "write.posted",
-            "write, posted: QEMU does not wait".to_owned(),
-            Operation::Write,
-            STUB,
-            0,
-            0,
-            scratch,
-            Some(1),
-        ),
-        entry(
-            "write.acked",
-            "write, x-no-posted-writes=on".to_owned(),
-            Operation::Write,
-            STUB,
-            1,
-            0,
-            scratch,
-            Some(1),
-        ),
-        entry(
-            "read.mapped",
-            format!("read {batch}"),
-            Operation::Reads,
-            COPIER,
-            0,
-            2,
-            0x100,
-            None,
-        ),
-        entry(
-            "write.mapped",
-            format!("write {batch}"),
-            Operation::Writes,
-            COPIER,
-            0,
-            2,
-            0x104,
-            Some(1),
-        ),
-    ]
+    }
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::child::Child;
+use super::rows::Ours;
 use crate::bench::{Bench, Pinned, Trouble};
 
 /// From start to listening.
@@ -28,10 +29,11 @@ impl Server {
     pub(super) fn start(
         bench: &Bench<'_>,
         program: &Path,
-        device: &str,
+        ours: &Ours,
         cpu: usize,
         directory: &Path,
     ) -> Result<Self, Trouble> {
+        let device = ours.device;
         let failed = |error: &dyn std::fmt::Display| {
             Trouble::new(format!("cannot start a server of {device}"), error)
         };
@@ -43,6 +45,7 @@ impl Server {
             .map_err(|error| failed(&error))?;
         let mut command = Command::new(program);
         command.args(["--log-level", "warn", "serve", "--once", "--device", device]);
+        command.args(["--poll", if ours.polled { "always" } else { "never" }]);
         command.arg("--socket-path").arg(&socket);
         command.env("NOTIFY_SOCKET", &notify).stdin(Stdio::null());
         let mut child = {
