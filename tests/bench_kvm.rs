@@ -10,7 +10,7 @@ use std::time::Duration;
 use vgpu_stub::bench::{Bench, Breakdown, Pinning, Plan, Quiet, Section, kvm};
 
 /// With a pair of floors, and the rows that no machine with KVM lacks.
-const ROWS: [&str; 12] = [
+const ROWS: [&str; 13] = [
     "kvm.read.exit",
     "kvm.write.exit",
     "kvm.read.device",
@@ -18,6 +18,7 @@ const ROWS: [&str; 12] = [
     "kvm.read.socket",
     "kvm.write.acked",
     "kvm.write.posted",
+    "kvm.read.shared",
     "kvm.doorbell",
     "kvm.ram.read",
     "kvm.ram.write",
@@ -25,7 +26,13 @@ const ROWS: [&str; 12] = [
     "kvm.mapped.write",
 ];
 
-const TWO_CPUS: [&str; 2] = ["kvm.read.socket.two", "kvm.read.socket.spin"];
+const TWO_CPUS: [&str; 5] = [
+    "kvm.read.socket.two",
+    "kvm.read.socket.spin",
+    "kvm.read.shared.spin",
+    "kvm.write.shared-acked.spin",
+    "kvm.write.shared-posted.spin",
+];
 
 fn plan() -> Plan {
     Plan {

@@ -68,6 +68,18 @@ impl Clock {
         ticks * self.nanoseconds
     }
 
+    /// A time in ticks.
+    pub fn ticks(&self, time: Duration) -> u64 {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )]
+        // The nearest one: times here are far below 2^52 ns.
+        let ticks = (time.as_nanos() as f64 / self.nanoseconds).round() as u64;
+        ticks
+    }
+
     /// What one tick is, in nanoseconds.
     pub fn tick(&self) -> f64 {
         self.nanoseconds

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, OtherServer, Section, dispatch, kvm, qemu, socket};
+use super::{Bench, OtherServer, Section, dispatch, kvm, qemu, shared, socket};
 
 /// The rungs that are measured unless others are asked for. The third needs
 /// somebody else's server, the sixth runs inside a guest.
@@ -39,7 +39,10 @@ impl Ladder {
             match rung {
                 rung if !self.rungs.contains(&rung) => {}
                 1 => sections.push(dispatch(bench)),
-                2 => sections.extend(socket(bench, &self.program)),
+                2 => {
+                    sections.extend(socket(bench, &self.program));
+                    sections.extend(shared(bench, &self.program));
+                }
                 3 => sections.extend(other.map(|other| other.measure(bench, &self.program))),
                 4 => sections.extend(kvm(bench, &self.program)),
                 _ => sections.extend(qemu(bench, &self.program, self.qemu.as_deref())),

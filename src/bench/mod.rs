@@ -8,7 +8,7 @@
 //!
 //! | file | what happens there |
 //! |---|---|
-//! | `clock` | what time is read from, and what reading it costs |
+//! | `clock`, `cpu_time` | what time is read from, and what reading it costs |
 //! | `ladder` | which rungs, in which order |
 //! | `plan`, `scheduling` | how long, how often, on which CPUs, at which priority |
 //! | `subject`, `waiting` | what is measured: a [`Subject`] takes samples of one access |
@@ -23,12 +23,14 @@
 //! | `peer` | a server in a process of its own, for the rungs that need one |
 //! | `dispatch` | rung 1: the endpoint in process |
 //! | [`socket`](socket()) | rungs 2 and 3: servers on a socket |
+//! | [`shared`](shared()) | rung 2, too: memory that client and server share |
 //! | [`kvm`](kvm()) | rung 4: a VM of our own |
 //! | [`qemu`](qemu()) | rung 5: QEMU, timed by a guest of its own |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 
 mod clock;
 mod compare;
+mod cpu_time;
 mod dispatch;
 mod guest;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_kvm.rs")]
@@ -44,6 +46,7 @@ mod qemu;
 mod report;
 mod runs;
 mod scheduling;
+mod shared;
 mod socket;
 mod statistics;
 mod subject;
@@ -62,6 +65,7 @@ pub use peer::{Peer, PeerKind, PeerOptions, Stamps, serve_peer};
 pub use plan::{InPlace, Interrupt, Method, Pinned, Pinning, Plan};
 pub use qemu::qemu;
 pub use report::{Breakdown, FORMAT, Gap, Part, Report, Row, Run, Section, Summary, Whose};
+pub use shared::shared;
 pub use socket::{OtherServer, socket};
 pub use statistics::{Spread, median, t_quantile, welch};
 pub use subject::{Subject, Trouble, timed};

@@ -1,6 +1,10 @@
 //! A server in a process of its own: this program, run again with a hidden
 //! command, so that a rung has a peer whose CPU and whose end it decides on.
 
+mod beside;
+mod cache_line;
+mod eventfds;
+mod idle;
 mod ping_pong;
 mod serve;
 
@@ -21,10 +25,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Pinned, Trouble};
 
+pub(super) use cache_line::{Asker, ENTRIES};
+pub(super) use eventfds::Waker;
 pub use serve::{Stamps, serve_peer};
 
 /// How long a peer may take to hand over its stamps.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a peer says when all its devices have clients.
+const READY: &[u8] = b"ready";
 
 /// What a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +46,22 @@ pub enum PeerKind {
     /// message begins with its own length and its reply's, two bytes each in
     /// the host's order; for a reply of length 0 nothing is sent.
     PingPong,
+    /// A floor: it answers a word in shared memory with another, spinning. It
+    /// is given the memory over its socket.
+    CacheLine,
+    /// A floor: it answers a signal of one eventfd with one of another. It is
+    /// given them over its socket.
+    EventFds,
 }
 
 impl PeerKind {
-    const ALL: [PeerKind; 3] = [PeerKind::Stub, PeerKind::CrateServer, PeerKind::PingPong];
+    const ALL: [PeerKind; 5] = [
+        PeerKind::Stub,
+        PeerKind::CrateServer,
+        PeerKind::PingPong,
+        PeerKind::CacheLine,
+        PeerKind::EventFds,
+    ];
 }
 
 impl fmt::Display for PeerKind {
@@ -49,6 +70,8 @@ impl fmt::Display for PeerKind {
             PeerKind::Stub => "stub",
             PeerKind::CrateServer => "crate",
             PeerKind::PingPong => "ping-pong",
+            PeerKind::CacheLine => "cache-line",
+            PeerKind::EventFds => "eventfds",
         })
     }
 }
@@ -74,6 +97,22 @@ pub struct PeerOptions {
     pub cpu: Option<usize>,
     /// It notes when it received and answered each read. Only the stub can.
     pub stamps: bool,
+    /// How many more devices its process has, each with a client that does
+    /// nothing. Only the stub can.
+    pub idle: u32,
+}
+
+impl PeerOptions {
+    /// One that sleeps while it waits, wherever the kernel likes.
+    pub fn of(kind: PeerKind) -> Self {
+        PeerOptions {
+            kind,
+            spin: false,
+            cpu: None,
+            stamps: false,
+            idle: 0,
+        }
+    }
 }
 
 /// A peer that is running: killed when dropped. It ends as well when its
@@ -102,8 +141,9 @@ impl Peer {
             .args(["--kind", &options.kind.to_string()])
             .args(options.spin.then_some("--spin"))
             .args(options.stamps.then_some("--stamps"))
+            .args(["--idle", &options.idle.to_string()])
             .stdin(theirs)
-            .stdout(if options.stamps {
+            .stdout(if options.stamps || options.idle > 0 {
                 Stdio::piped()
             } else {
                 Stdio::null()
@@ -116,7 +156,24 @@ impl Peer {
         let child = command
             .spawn()
             .map_err(|error| Trouble::new(format!("cannot run {}", program.display()), error))?;
-        Ok((Peer { child, stream }, ours))
+        let mut peer = Peer { child, stream };
+        if options.idle > 0 {
+            peer.ready()?;
+        }
+        Ok((peer, ours))
+    }
+
+    /// Waits until it has said that all its devices have clients.
+    fn ready(&mut self) -> Result<(), Trouble> {
+        let said = self.child.stdout.take().map(|mut stdout| {
+            let deadline = Instant::now() + PATIENCE;
+            read_until(&mut stdout, READY.len(), deadline)
+        });
+        match said {
+            Some(Ok(word)) if word == READY => Ok(()),
+            Some(Err(error)) => Err(Trouble::new("a peer with many devices", error)),
+            _ => Err(Trouble("a peer has no room for many devices".to_owned())),
+        }
     }
 
     /// Its process.
@@ -160,7 +217,7 @@ impl Peer {
         // Whoever ended it before did what is wanted.
         let _ = self.stream.shutdown(Shutdown::Both);
         let bytes = match self.child.stdout.take() {
-            Some(mut stdout) => read_until(&mut stdout, Instant::now() + PATIENCE),
+            Some(mut stdout) => read_until(&mut stdout, usize::MAX, Instant::now() + PATIENCE),
             None => Ok(Vec::new()),
         };
         let bytes = bytes.map_err(failed)?;
@@ -194,15 +251,16 @@ fn connection(kind: PeerKind) -> io::Result<(UnixStream, OwnedFd)> {
     Ok((UnixStream::connect(&path)?, listener.into()))
 }
 
-/// Reads to the end, which must come in time. What a peer of ours sends is
-/// bounded.
+/// Reads so many bytes or to the end, which must come in time. What a peer of
+/// ours sends is bounded.
 fn read_until(
     pipe: &mut (impl Read + std::os::fd::AsFd),
+    enough: usize,
     deadline: Instant,
 ) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut chunk = vec![0; 1 << 16];
-    loop {
+    while bytes.len() < enough {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
         match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&timeout)) {
@@ -217,4 +275,5 @@ fn read_until(
             Err(error) => return Err(error),
         }
     }
+    Ok(bytes)
 }

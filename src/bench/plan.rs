@@ -151,6 +151,12 @@ impl Pinning {
         let other = last.next();
         Ok(Pinning { client, other })
     }
+
+    /// The CPU of a server: one of its own if it is `apart`, which there may
+    /// not be.
+    pub fn server(&self, apart: bool) -> Option<usize> {
+        if apart { self.other } else { Some(self.client) }
+    }
 }
 
 /// The CPUs of the calling thread.

@@ -1,13 +1,13 @@
 //! `vgpu-stub bench-peer`: what the bench starts to have someone to talk to.
 
-use vgpu_stub::bench::{PeerKind, serve_peer};
+use vgpu_stub::bench::{PeerKind, PeerOptions, serve_peer};
 
 use super::failure::Failure;
 
 /// Serve the bench, on the socket that is the standard input.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to be: stub, crate or ping-pong.
+    /// What to be: stub, crate, ping-pong, cache-line or eventfds.
     #[arg(long)]
     kind: PeerKind,
 
@@ -18,8 +18,18 @@ pub(super) struct Args {
     /// Write at the end when each read was received and answered.
     #[arg(long)]
     stamps: bool,
+
+    /// Have so many more devices, each with a client that does nothing.
+    #[arg(long, default_value_t = 0)]
+    idle: u32,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    serve_peer(args.kind, args.spin, args.stamps).map_err(Failure::failed)
+    let options = PeerOptions {
+        spin: args.spin,
+        stamps: args.stamps,
+        idle: args.idle,
+        ..PeerOptions::of(args.kind)
+    };
+    serve_peer(&options).map_err(Failure::failed)
 }

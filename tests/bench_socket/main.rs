@@ -4,6 +4,7 @@
 
 mod liar;
 mod other;
+mod shared;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,15 +20,6 @@ fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_vgpu-stub"))
 }
 
-fn options(kind: PeerKind) -> PeerOptions {
-    PeerOptions {
-        kind,
-        spin: false,
-        cpu: None,
-        stamps: false,
-    }
-}
-
 fn exists(process: u32) -> bool {
     Path::new(&format!("/proc/{process}")).exists()
 }
@@ -35,7 +27,7 @@ fn exists(process: u32) -> bool {
 #[test]
 fn both_servers_serve_the_stub_and_end_with_their_handle() {
     for kind in [PeerKind::Stub, PeerKind::CrateServer] {
-        let (peer, stream) = Peer::start(program(), &options(kind)).unwrap();
+        let (peer, stream) = Peer::start(program(), &PeerOptions::of(kind)).unwrap();
         let mut client = Client::over(stream, &Options::default()).unwrap();
         let mut id = [0; 4];
         client.read(0, 0, &mut id).unwrap();
@@ -53,7 +45,7 @@ fn a_paused_peer_answers_when_it_is_resumed() {
     for spin in [false, true] {
         let options = PeerOptions {
             spin,
-            ..options(PeerKind::PingPong)
+            ..PeerOptions::of(PeerKind::PingPong)
         };
         let (peer, mut stream) = Peer::start(program(), &options).unwrap();
         peer.pause().unwrap();
@@ -67,7 +59,7 @@ fn a_paused_peer_answers_when_it_is_resumed() {
 #[test]
 fn a_program_that_is_none_is_told() {
     let nothing = Path::new("/nowhere/at/all");
-    let trouble = Peer::start(nothing, &options(PeerKind::Stub)).unwrap_err();
+    let trouble = Peer::start(nothing, &PeerOptions::of(PeerKind::Stub)).unwrap_err();
     let text = trouble.to_string();
     assert!(text.starts_with("cannot run /nowhere/at/all: "), "{text}");
 }
@@ -78,7 +70,7 @@ fn a_peer_hands_over_when_it_received_and_answered_each_read() {
         let options = PeerOptions {
             spin,
             stamps: true,
-            ..options(PeerKind::Stub)
+            ..PeerOptions::of(PeerKind::Stub)
         };
         let clock = Clock::new();
         let (peer, stream) = Peer::start(program(), &options).unwrap();
@@ -129,9 +121,20 @@ fn children() -> String {
 #[test]
 fn every_placement_has_its_rows_beside_their_floors() {
     let pinning = Pinning::choose().unwrap();
-    let sections = tiny(pinning).in_runs(|bench| socket(bench, program()));
-    assert_eq!(sections.len(), 3);
-    let accesses = ["read", "write", "posted", "sustained", "read-back"];
+    let mut sections = tiny(pinning).in_runs(|bench| socket(bench, program()));
+    assert_eq!(sections.len(), 4);
+    let many = sections.remove(3);
+    let expected = ["devices.read.alone", "devices.read.threads"];
+    assert_eq!(names(&many), expected, "{:?}", many.gaps);
+    assert!(many.rows.iter().all(|row| row.partial.is_none()));
+    let accesses = [
+        "read",
+        "write",
+        "posted",
+        "sustained",
+        "server-cpu",
+        "read-back",
+    ];
     for (section, placement) in sections.iter().zip(["same", "two", "spin"]) {
         if placement != "same" && pinning.other.is_none() {
             assert_eq!(section.gaps.len(), 1);
@@ -147,8 +150,10 @@ fn every_placement_has_its_rows_beside_their_floors() {
         for server in ["floor", "stub"] {
             expected.push(format!("socket.{placement}.write-multi.{server}"));
         }
-        // It cannot spin.
-        expected.retain(|name| placement != "spin" || server_of(name) != "crate");
+        // It cannot spin, and who spins has no CPU time of its work alone.
+        expected.retain(|name| {
+            placement != "spin" || server_of(name) != "crate" && !name.contains("server-cpu")
+        });
         assert_eq!(names(section), expected);
         for row in &section.rows {
             assert_eq!(row.partial, None, "{}", row.name);
@@ -173,7 +178,7 @@ fn a_second_cpu_that_is_missing_is_a_gap() {
     };
     let sections = tiny(pinning).in_runs(|bench| socket(bench, program()));
     let gaps: Vec<usize> = sections.iter().map(|section| section.gaps.len()).collect();
-    assert_eq!(gaps, [0, 1, 1]);
+    assert_eq!(gaps, [0, 1, 1, 0]);
 }
 
 #[test]

@@ -37,6 +37,9 @@ fn gap(section: &Section) -> &str {
     &gap.why
 }
 
+/// What goes by shared memory, with a server that knows it.
+const SHARED: [&str; 5] = ["read", "write", "sustained", "server-cpu", "read-back"];
+
 const READS: [&str; 2] = ["other.read.floor", "other.read.server"];
 
 #[test]
@@ -55,11 +58,15 @@ fn a_sound_server_has_all_rows() {
     stopper.stop();
     serving.join().unwrap().unwrap();
     assert!(section.gaps.is_empty(), "{:?}", section.gaps);
-    assert_eq!(section.rows.len(), 12);
+    assert_eq!(section.rows.len(), 14 + SHARED.len());
     for row in &section.rows {
         assert_eq!(row.partial, None, "{}", row.name);
         assert_eq!(row.runs.len(), 2, "{}", row.name);
-        assert_eq!(row.ratio.is_some(), row.name.ends_with(".server"));
+        assert_eq!(row.ratio.is_some(), server_of(&row.name) != "floor");
+    }
+    for access in SHARED {
+        let name = format!("other.{access}.shared");
+        assert!(names(&section).contains(&name.as_str()), "{name}");
     }
 }
 
@@ -68,7 +75,7 @@ fn a_server_of_another_make_is_measured_with_what_it_has() {
     let liar = Liar::new(Capabilities::default(), |_, _| Does::Right);
     let section = measured(&liar.path());
     assert_eq!(gap(&section), "the server does not know REGION_WRITE_MULTI");
-    assert_eq!(section.rows.len(), 10);
+    assert_eq!(section.rows.len(), 12);
     let read_only = of_liar(|command, _| match command {
         Command::RegionWrite => Does::Refuse(libc::EPERM),
         _ => Does::Right,

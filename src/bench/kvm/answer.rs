@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::bench::shared::Accessor;
 use crate::bench::socket::{Link, Messages, Target};
 use crate::bench::waiting::Waiting;
 use crate::bench::{Bench, Peer, PeerKind, PeerOptions, Trouble};
@@ -134,10 +135,10 @@ impl Socket {
     ) -> Result<Socket, Trouble> {
         let spins = place == Place::Spin;
         let options = PeerOptions {
-            kind: PeerKind::Stub,
             spin: spins,
             cpu: Some(place.cpu(bench)?),
             stamps,
+            ..PeerOptions::of(PeerKind::Stub)
         };
         let failed = |error: &dyn std::fmt::Display| Trouble::new("our server", error);
         let (peer, stream) = Peer::start(program, &options)?;
@@ -210,6 +211,81 @@ impl Answer for Socket {
     fn settle(&mut self) -> Result<(), Trouble> {
         if self.posts {
             self.read(&mut [0; 4])?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Trouble> {
+        if self.spins {
+            self.peer.resume()?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Trouble> {
+        if self.spins {
+            self.peer.pause()?;
+        }
+        Ok(())
+    }
+
+    fn peer(&self) -> Option<u32> {
+        Some(self.peer.id())
+    }
+}
+
+/// The stub behind our server, which is reached by shared memory.
+pub(super) struct Shared {
+    peer: Peer,
+    accessor: Accessor,
+    spins: bool,
+    posts: bool,
+}
+
+impl Shared {
+    /// Starts the server at `place`. Writes are posted if `posts` says so.
+    pub(super) fn start(
+        bench: &Bench<'_>,
+        program: &Path,
+        place: Place,
+        posts: bool,
+    ) -> Result<Shared, Trouble> {
+        let spins = place == Place::Spin;
+        let options = PeerOptions {
+            spin: spins,
+            cpu: Some(place.cpu(bench)?),
+            ..PeerOptions::of(PeerKind::Stub)
+        };
+        let (peer, stream) = Peer::start(program, &options)?;
+        let mut shared = Shared {
+            accessor: Accessor::new(stream, spins)?,
+            peer,
+            spins,
+            posts,
+        };
+        shared.end()?;
+        Ok(shared)
+    }
+}
+
+impl Answer for Shared {
+    #[inline]
+    fn read(&mut self, data: &mut [u8; 4]) -> Result<(), Trouble> {
+        self.accessor.get(data)
+    }
+
+    #[inline]
+    fn write(&mut self, data: [u8; 4]) -> Result<(), Trouble> {
+        if self.posts {
+            return self.accessor.post(data);
+        }
+        self.accessor.set(data)
+    }
+
+    #[inline]
+    fn settle(&mut self) -> Result<(), Trouble> {
+        if self.posts {
+            self.accessor.get(&mut [0; 4])?;
         }
         Ok(())
     }

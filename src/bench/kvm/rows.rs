@@ -5,7 +5,7 @@ use std::path::Path;
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::answer::{Answer, InProcess, ONE_CPU, Place, Socket, VALUE, Word, scratch};
+use super::answer::{Answer, InProcess, ONE_CPU, Place, Shared, Socket, VALUE, Word, scratch};
 use super::batched::{Batched, Target};
 use super::breakdown::breakdown;
 use super::guest::{Access, BAR, DATA, Program, UNROLLED};
@@ -103,7 +103,8 @@ impl<'b> Host<'b> {
              read waits until the first is done: its time does not count, its context switches do."
         ));
         if self.bench.plan.pinning.other.is_none() {
-            section.gap("kvm.read.socket.two, kvm.read.socket.spin", ONE_CPU);
+            let rows = "kvm.read.socket.two, kvm.read.socket.spin, kvm.*.shared*.spin";
+            section.gap(rows, ONE_CPU);
         }
         self.bench.measure(section, || self.trapped_rows());
     }
@@ -125,6 +126,14 @@ impl<'b> Host<'b> {
         }
         rows.push(self.socket(Write, "acked", "acknowledged, ", Place::Same, false)?);
         rows.push(self.socket(Write, "posted", "posted, ", Place::Same, true)?);
+        rows.push(self.shared(Read, "shared", "", Place::Same, false)?);
+        if self.bench.plan.pinning.other.is_some() {
+            rows.push(self.shared(Read, "shared.spin", "", Place::Spin, false)?);
+            let acked = "acknowledged, ";
+            rows.push(self.shared(Write, "shared-acked.spin", acked, Place::Spin, false)?);
+            let posted = "posted, ";
+            rows.push(self.shared(Write, "shared-posted.spin", posted, Place::Spin, true)?);
+        }
         rows.push(self.doorbell()?);
         Ok(rows)
     }
@@ -152,6 +161,20 @@ impl<'b> Host<'b> {
         let what = format!("{how}socket, {}", place.what());
         let socket = Socket::start(self.bench, self.program, place, posts, false)?;
         self.row(access, name, &what, Box::new(socket))
+    }
+
+    /// A row whose accesses our server answers by shared memory.
+    fn shared(
+        &self,
+        access: Access,
+        name: &str,
+        how: &str,
+        place: Place,
+        posts: bool,
+    ) -> Result<Candidate<'_>, Trouble> {
+        let what = format!("{how}shared memory, {}", place.what());
+        let shared = Shared::start(self.bench, self.program, place, posts)?;
+        self.row(access, name, &what, Box::new(shared))
     }
 
     /// A row whose accesses `answer` answers.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use vfio_user::ServerRegion;
 
-use super::{PeerKind, ping_pong};
+use super::{PeerKind, PeerOptions, cache_line, eventfds, idle, ping_pong};
 use crate::bench::dispatch::stub;
 use crate::bench::{Clock, Trouble};
 use crate::endpoint::REGIONS;
@@ -107,16 +107,12 @@ impl Observer for Recorder {
 
 /// Serves on the socket that is this process's standard input, as
 /// [`Peer::start`](super::Peer::start) asked for, until the client leaves.
+/// Where it runs is not looked at: it runs there.
 ///
 /// # Errors
 ///
 /// If there is no socket, or it fails.
-pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Trouble> {
-    let polling = if spin {
-        Polling::Always
-    } else {
-        Polling::Never
-    };
+pub fn serve_peer(options: &PeerOptions) -> Result<(), Trouble> {
     // Paused, it would not notice that its connection has ended.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let failed = |error: &dyn std::fmt::Display| Trouble::new("a peer", error);
@@ -124,31 +120,43 @@ pub fn serve_peer(kind: PeerKind, spin: bool, stamps: bool) -> Result<(), Troubl
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| failed(&error))?;
-    match kind {
-        PeerKind::Stub if stamps => {
-            let mut recorder = Recorder::new();
-            let stream = UnixStream::from(socket);
-            serve_observed(&mut stub()?, stream, polling, &mut recorder)
-                .map_err(|error| failed(&error))?;
-            recorder
-                .write(&mut BufWriter::new(io::stdout().lock()))
-                .map_err(|error| failed(&error))
-        }
-        PeerKind::Stub => {
-            let mut server = Server::new().polling(polling);
-            server
-                .add("stub", stub()?, Source::Connected(UnixStream::from(socket)))
-                .map_err(|error| failed(&error))?;
-            server.run().map_err(|error| failed(&error))
-        }
+    match options.kind {
+        PeerKind::Stub => serve_stub(options, UnixStream::from(socket)),
         PeerKind::CrateServer => crates_server(socket)
             .run(&mut stub()?)
             .map_err(|error| failed(&error)),
-        PeerKind::PingPong => {
-            let stream = UnixStream::from(socket);
-            ping_pong::answer(&stream, spin).map_err(|error| failed(&error))
+        PeerKind::PingPong => ping_pong::answer(&UnixStream::from(socket), options.spin)
+            .map_err(|error| failed(&error)),
+        PeerKind::CacheLine => {
+            cache_line::answer(&UnixStream::from(socket)).map_err(|error| failed(&error))
+        }
+        PeerKind::EventFds => {
+            eventfds::answer(&UnixStream::from(socket)).map_err(|error| failed(&error))
         }
     }
+}
+
+fn serve_stub(options: &PeerOptions, stream: UnixStream) -> Result<(), Trouble> {
+    let failed = |error: &dyn std::fmt::Display| Trouble::new("a peer", error);
+    let polling = if options.spin {
+        Polling::Always
+    } else {
+        Polling::Never
+    };
+    if options.stamps {
+        let mut recorder = Recorder::new();
+        serve_observed(&mut stub()?, stream, polling, &mut recorder)
+            .map_err(|error| failed(&error))?;
+        return recorder
+            .write(&mut BufWriter::new(io::stdout().lock()))
+            .map_err(|error| failed(&error));
+    }
+    let mut server = Server::new().polling(polling);
+    idle::add(&mut server, options.idle, &stream)?;
+    server
+        .add("stub", stub()?, Source::Connected(stream))
+        .map_err(|error| failed(&error))?;
+    server.run().map_err(|error| failed(&error))
 }
 
 /// With regions of all sizes: it leaves accesses to the endpoint.

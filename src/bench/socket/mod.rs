@@ -4,13 +4,17 @@
 //! |---|---|
 //! | `messages` | the bytes of each access and of its answer |
 //! | `link` | they are sent and received, within bounds |
+//! | `medium` | samples of each access, over whatever carries it |
 //! | `rows` | an access to a server becomes a row beside its floor |
+//! | `many` | one device of many in a process |
 //! | `other` | rung 3: a server that is running already |
 
 mod link;
+mod many;
+mod medium;
 mod messages;
 mod other;
-mod rows;
+pub(super) mod rows;
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -21,9 +25,11 @@ use crate::bench::waiting::Waiting;
 use crate::client::{Client, Options};
 use crate::device::Register;
 use crate::devices::StubRegister;
-use rows::{Connection, POSTED, Server};
+use medium::Messenger;
+use rows::{Connection, Server};
 
 pub(super) use link::Link;
+pub(super) use medium::{Access, BURST, Carries, Medium, POSTED};
 pub(super) use messages::{Messages, Target};
 pub use other::OtherServer;
 
@@ -67,19 +73,14 @@ pub fn socket(bench: &Bench<'_>, program: &Path) -> Vec<Section> {
     placements
         .take_while(|_| !bench.plan.interrupt.raised())
         .map(|placement| placement.measure(bench, program))
+        .chain(many::many(bench, program))
         .collect()
 }
 
 impl Placement {
     fn measure(self, bench: &Bench<'_>, program: &Path) -> Section {
         let mut section = Section::new(2, self.title);
-        let pinning = bench.plan.pinning;
-        let cpu = if self.apart {
-            pinning.other
-        } else {
-            Some(pinning.client)
-        };
-        let Some(cpu) = cpu else {
+        let Some(cpu) = bench.plan.pinning.server(self.apart) else {
             section.gap(
                 self.title,
                 "this process may use one CPU only; allow it a second one",
@@ -126,35 +127,47 @@ impl Placement {
     ) -> Result<Server, Trouble> {
         let spin = self.waiting == Waiting::Spin;
         let options = PeerOptions {
-            kind,
             spin,
             cpu: Some(cpu),
-            stamps: false,
+            ..PeerOptions::of(kind)
         };
-        let (peer, stream) = Peer::start(program, &options)?;
-        let (mut multi, mut messages) = (true, Messages::ping_pong());
-        let failed = |error: &dyn std::fmt::Display| Trouble::new(what(kind), error);
-        if kind != PeerKind::PingPong {
-            let stream = stream.try_clone().map_err(|error| failed(&error))?;
-            let client =
-                Client::over(stream, &Options::default()).map_err(|error| failed(&error))?;
-            multi = client.agreement().write_multiple;
-            messages = Messages::vfio_user(scratch());
-        }
-        let link = Link::new(stream, self.waiting, interrupt.clone())?;
-        let connection = Connection::to_peer(link, messages, peer, spin)?;
-        Ok(Server {
-            name: name(kind),
-            what: what(kind),
-            writes: true,
-            multi,
-            connection: Rc::new(RefCell::new(connection)),
+        server(program, &options, self.waiting, interrupt, |multi| {
+            Access::by_socket(true, multi)
         })
     }
 }
 
+/// Starts a peer and connects to it. `accesses` is told whether it knows
+/// `REGION_WRITE_MULTI`.
+fn server(
+    program: &Path,
+    options: &PeerOptions,
+    waiting: Waiting,
+    interrupt: &Interrupt,
+    accesses: impl FnOnce(bool) -> Vec<Access>,
+) -> Result<Server, Trouble> {
+    let kind = options.kind;
+    let (peer, stream) = Peer::start(program, options)?;
+    let (mut multi, mut messages) = (true, Messages::ping_pong());
+    let failed = |error: &dyn std::fmt::Display| Trouble::new(what(kind), error);
+    if kind != PeerKind::PingPong {
+        let stream = stream.try_clone().map_err(|error| failed(&error))?;
+        let client = Client::over(stream, &Options::default()).map_err(|error| failed(&error))?;
+        multi = client.agreement().write_multiple;
+        messages = Messages::vfio_user(scratch());
+    }
+    let link = Link::new(stream, waiting, interrupt.clone())?;
+    let connection = Connection::to_peer(Messenger { link, messages }, peer, options.spin)?;
+    Ok(Server {
+        name: name(kind),
+        what: what(kind),
+        accesses: accesses(multi),
+        connection: Rc::new(RefCell::new(connection)),
+    })
+}
+
 /// The stub's register that only stores.
-fn scratch() -> Target {
+pub(super) fn scratch() -> Target {
     Target {
         region: 0,
         offset: StubRegister::SCRATCH.row().offset.into(),
@@ -166,7 +179,7 @@ fn name(kind: PeerKind) -> &'static str {
     match kind {
         PeerKind::Stub => "stub",
         PeerKind::CrateServer => "crate",
-        PeerKind::PingPong => "floor",
+        PeerKind::PingPong | PeerKind::CacheLine | PeerKind::EventFds => "floor",
     }
 }
 
@@ -175,6 +188,8 @@ fn what(kind: PeerKind) -> &'static str {
         PeerKind::Stub => "ours",
         PeerKind::CrateServer => "vfio_user crate",
         PeerKind::PingPong => "ping-pong",
+        PeerKind::CacheLine => "cache line",
+        PeerKind::EventFds => "two eventfds",
     }
 }
 
@@ -189,11 +204,15 @@ fn note(section: &mut Section) {
         "After each posted write, and after {POSTED} sustained ones, a read waits until they are \
          done: its time counts with the sustained ones only, its context switches with both."
     ));
+    section.notes.push(format!(
+        "The server's CPU time is the kernel's figure for its process, over {BURST} posted writes \
+         and the read behind them; in its floor's row it is that of the ping-pong's other side."
+    ));
 }
 
 /// One line for all rows that are missing for the same reason: they share a
 /// connection.
-fn join_gaps(section: &mut Section) {
+pub(super) fn join_gaps(section: &mut Section) {
     section.gaps.dedup_by(|next, first| {
         let same = next.why == first.why;
         if same {

@@ -12,12 +12,14 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 
 use super::link::Link;
+use super::medium::{Access, Messenger};
 use super::messages::{Messages, Target};
 use super::rows::{self, Connection, Server};
 use super::{join_gaps, note, what};
+use crate::bench::shared::{self, Accessor};
 use crate::bench::waiting::Waiting;
 use crate::bench::{Bench, Interrupt, Peer, PeerKind, PeerOptions, Section, Trouble};
-use crate::client::{Client, ClientError, Options};
+use crate::client::{Client, ClientError, Options, Spinning};
 use crate::protocol::RegionAccess;
 
 /// How often we look whether to end while the server is asked what it has.
@@ -34,6 +36,8 @@ struct Found {
     writes: Result<(), Trouble>,
     /// Why there is no `REGION_WRITE_MULTI`, if so.
     multi: Result<(), Trouble>,
+    /// Who goes by shared memory, if the server offers that.
+    shared: Option<Client>,
 }
 
 /// The server that listens on a path, with one connection for all runs: some
@@ -41,8 +45,8 @@ struct Found {
 pub struct OtherServer {
     /// What is said of it, without rows.
     section: Section,
-    /// `None` if it cannot be measured.
-    server: Option<Server>,
+    /// By the socket and by shared memory; none if it cannot be measured.
+    servers: Vec<Server>,
 }
 
 impl OtherServer {
@@ -50,21 +54,21 @@ impl OtherServer {
     /// interrupt.
     pub fn look(path: &Path, interrupt: &Interrupt) -> Self {
         let mut section = Section::new(3, format!("socket: the server on {}", path.display()));
-        let server = look(path, interrupt).and_then(|found| {
+        let servers = look(path, interrupt).and_then(|found| {
             tell(&mut section, &found);
-            server(found, interrupt)
+            servers(found, interrupt)
         });
-        let server = match server {
-            Ok(server) => Some(server),
+        let servers = match servers {
+            Ok(servers) => servers,
             Err(trouble) => {
                 // Whoever interrupted us knows why there is nothing.
                 if !interrupt.raised() {
                     section.gap("other", trouble);
                 }
-                None
+                Vec::new()
             }
         };
-        OtherServer { section, server }
+        OtherServer { section, servers }
     }
 
     /// Measures it on its first BAR that can be read. Writes put back what was
@@ -72,10 +76,10 @@ impl OtherServer {
     /// process.
     pub fn measure(&self, bench: &Bench<'_>, program: &Path) -> Section {
         let mut section = self.section.clone();
-        if let Some(server) = &self.server {
+        if !self.servers.is_empty() {
             bench.measure(&mut section, || {
                 let floor = floor(program, &bench.plan.interrupt)?;
-                Ok(rows::rows("other", &floor, std::slice::from_ref(server)))
+                Ok(rows::rows("other", &floor, &self.servers))
             });
         }
         join_gaps(&mut section);
@@ -99,38 +103,46 @@ fn tell(section: &mut Section, found: &Found) {
     }
 }
 
-fn server(found: Found, interrupt: &Interrupt) -> Result<Server, Trouble> {
+fn servers(found: Found, interrupt: &Interrupt) -> Result<Vec<Server>, Trouble> {
     // Who made the socket, if it is in sight.
     let process = socket_peercred(&found.stream).ok();
     let process =
         process.and_then(|process| u32::try_from(process.pid.as_raw_nonzero().get()).ok());
+    let writes = found.writes.is_ok();
     let link = Link::new(found.stream, Waiting::Block, interrupt.clone())?;
-    let connection = Connection::new(link, Messages::vfio_user(found.target), process);
-    Ok(Server {
+    let messages = Messages::vfio_user(found.target);
+    let connection = Connection::new(Messenger { link, messages }, process);
+    let mut servers = vec![Server {
         name: "server",
         what: "the server",
-        writes: found.writes.is_ok(),
-        multi: found.multi.is_ok(),
+        accesses: Access::by_socket(writes, found.multi.is_ok()),
         connection: Rc::new(RefCell::new(connection)),
-    })
+    }];
+    // It uses the socket only to see whether the server is there.
+    if let Some(client) = found.shared {
+        let connection = Connection::new(Accessor::over(client, found.target), process);
+        let mut accesses = shared::ALL.to_vec();
+        accesses.retain(|&access| writes || access == Access::Read);
+        servers.push(Server {
+            name: "shared",
+            what: "the server by shared memory",
+            accesses,
+            connection: Rc::new(RefCell::new(connection)),
+        });
+    }
+    Ok(servers)
 }
 
 fn floor(program: &Path, interrupt: &Interrupt) -> Result<Server, Trouble> {
     let kind = PeerKind::PingPong;
-    let options = PeerOptions {
-        kind,
-        spin: false,
-        cpu: None,
-        stamps: false,
-    };
-    let (peer, stream) = Peer::start(program, &options)?;
+    let (peer, stream) = Peer::start(program, &PeerOptions::of(kind))?;
     let link = Link::new(stream, Waiting::Block, interrupt.clone())?;
-    let connection = Connection::to_peer(link, Messages::ping_pong(), peer, false)?;
+    let messages = Messages::ping_pong();
+    let connection = Connection::to_peer(Messenger { link, messages }, peer, false)?;
     Ok(Server {
         name: "floor",
         what: what(kind),
-        writes: true,
-        multi: true,
+        accesses: Access::by_socket(true, true),
         connection: Rc::new(RefCell::new(connection)),
     })
 }
@@ -164,7 +176,9 @@ fn look(path: &Path, interrupt: &Interrupt) -> Result<Found, Trouble> {
 /// Finds something to access: an outer error for a server that does not
 /// answer as it should, an inner one for a device with nothing to access.
 fn find(path: &Path) -> Result<Result<Found, Trouble>, ClientError> {
-    let mut client = Client::connect(path, &Options::default())?;
+    // Who measures has one CPU.
+    let options = Options::default().shared_mmio(1).spinning(Spinning::Never);
+    let mut client = Client::connect(path, &options)?;
     let regions = client.device_info()?.regions.min(BARS);
     for region in 0..regions {
         let info = match client.region(region) {
@@ -184,7 +198,7 @@ fn find(path: &Path) -> Result<Result<Found, Trouble>, ClientError> {
         };
         let writes = tried(client.write(region, 0, &data))?;
         let multi = try_multi(&mut client, target, &writes)?;
-        // The client ends; the connection goes on.
+        // If the client ends, the connection goes on.
         let stream = match client.as_fd().try_clone_to_owned() {
             Ok(fd) => UnixStream::from(fd),
             Err(error) => return Ok(Err(Trouble::new(path.display(), error))),
@@ -194,6 +208,7 @@ fn find(path: &Path) -> Result<Result<Found, Trouble>, ClientError> {
             target,
             writes,
             multi,
+            shared: client.agreement().shared_mmio.map(|_| client),
         }));
     }
     Ok(Err(Trouble(format!(

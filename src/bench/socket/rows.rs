@@ -1,35 +1,33 @@
-//! The rows that every server on a socket gets, and what takes their samples.
+//! The rows that every server gets, and what takes their samples.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::link::Link;
-use super::messages::{Exchange, Messages, WRITES};
-use crate::bench::{Candidate, Clock, Peer, Subject, Trouble, timed};
-
-/// How many posted writes go out before a read waits for them.
-pub(super) const POSTED: u32 = 64;
-
-/// A kind of access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    Read,
-    Write,
-    Posted,
-    Sustained,
-    ReadBack,
-    Multi,
-}
+use super::medium::{Access, BURST, Carries, POSTED};
+use super::messages::WRITES;
+use crate::bench::{Candidate, Clock, Peer, Subject, Trouble};
 
 impl Access {
-    const ALL: [Access; 6] = [
+    const ALL: [Access; 7] = [
         Access::Read,
         Access::Write,
         Access::Posted,
         Access::Sustained,
+        Access::ServerCpu,
         Access::ReadBack,
         Access::Multi,
     ];
+
+    /// Those of a server on a socket.
+    pub(in crate::bench) fn by_socket(writes: bool, multi: bool) -> Vec<Access> {
+        let mut all = Access::ALL.to_vec();
+        all.retain(|&access| match access {
+            Access::Read => true,
+            Access::Multi => writes && multi,
+            _ => writes,
+        });
+        all
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -37,6 +35,7 @@ impl Access {
             Access::Write => "write",
             Access::Posted => "posted",
             Access::Sustained => "sustained",
+            Access::ServerCpu => "server-cpu",
             Access::ReadBack => "read-back",
             Access::Multi => "write-multi",
         }
@@ -48,6 +47,7 @@ impl Access {
             Access::Write => "acknowledged write".to_owned(),
             Access::Posted => "posted write, the send".to_owned(),
             Access::Sustained => format!("posted write, one of {POSTED}"),
+            Access::ServerCpu => format!("posted write, one of {BURST}, the server's CPU time"),
             Access::ReadBack => "posted write, read back".to_owned(),
             Access::Multi => format!("WRITE_MULTI of {WRITES}"),
         }
@@ -56,39 +56,35 @@ impl Access {
     fn batch(self) -> u32 {
         match self {
             Access::Sustained => POSTED,
+            Access::ServerCpu => BURST,
             _ => 1,
         }
     }
 }
 
-/// A server that rows are about, or the ping-pong that is their floor.
+/// A server that rows are about, or what is their floor.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(in crate::bench) struct Server {
     /// The last part of its rows' names.
-    pub(super) name: &'static str,
+    pub(in crate::bench) name: &'static str,
     /// What it is, for people.
-    pub(super) what: &'static str,
-    /// It may be written to.
-    pub(super) writes: bool,
-    /// It knows `REGION_WRITE_MULTI`.
-    pub(super) multi: bool,
-    pub(super) connection: Rc<RefCell<Connection>>,
+    pub(in crate::bench) what: &'static str,
+    /// What it can, in any order.
+    pub(in crate::bench) accesses: Vec<Access>,
+    pub(in crate::bench) connection: Rc<RefCell<Connection>>,
 }
 
 impl Server {
     fn does(&self, access: Access) -> bool {
-        match access {
-            Access::Read => true,
-            Access::Multi => self.writes && self.multi,
-            _ => self.writes,
-        }
+        // Who spins uses all the time there is.
+        let counts = access != Access::ServerCpu || self.connection.borrow().works_on_demand();
+        counts && self.accesses.contains(&access)
     }
 }
 
 /// A connection that all rows of a server share, one after the other.
-pub(super) struct Connection {
-    link: Link,
-    messages: Messages,
+pub(in crate::bench) struct Connection {
+    medium: Box<dyn Carries>,
     /// The server's process, if it is known.
     process: Option<u32>,
     /// The process, if it is ours.
@@ -101,10 +97,9 @@ pub(super) struct Connection {
 
 impl Connection {
     /// To a server of somebody else's.
-    pub(super) fn new(link: Link, messages: Messages, process: Option<u32>) -> Self {
+    pub(in crate::bench) fn new(medium: impl Carries + 'static, process: Option<u32>) -> Self {
         Connection {
-            link,
-            messages,
+            medium: Box::new(medium),
             process,
             peer: None,
             spins: false,
@@ -117,9 +112,8 @@ impl Connection {
     /// # Errors
     ///
     /// If it has ended.
-    pub(super) fn to_peer(
-        link: Link,
-        messages: Messages,
+    pub(in crate::bench) fn to_peer(
+        medium: impl Carries + 'static,
         peer: Peer,
         spins: bool,
     ) -> Result<Self, Trouble> {
@@ -130,8 +124,13 @@ impl Connection {
         Ok(Connection {
             peer: Some(peer),
             spins,
-            ..Connection::new(link, messages, process)
+            ..Connection::new(medium, process)
         })
+    }
+
+    /// Whether the server's CPU time is that of its work.
+    fn works_on_demand(&self) -> bool {
+        self.process.is_some() && !self.spins
     }
 
     /// Takes the samples of a slice, and leaves nothing behind for the next.
@@ -140,7 +139,10 @@ impl Connection {
         if let Some(trouble) = &self.failed {
             return Err(trouble.clone());
         }
-        let taken = self.begin().and_then(|()| self.take(access, clock, ticks));
+        let process = self.process;
+        let taken = self
+            .begin()
+            .and_then(|()| self.medium.take(access, process, clock, ticks));
         let ended = taken.and_then(|()| self.end());
         self.failed = ended.as_ref().err().cloned();
         ended
@@ -149,62 +151,17 @@ impl Connection {
     fn begin(&mut self) -> Result<(), Trouble> {
         if let Some(peer) = self.peer.as_ref().filter(|_| self.spins) {
             peer.resume()?;
-            self.read()?;
+            self.medium.push()?;
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), Trouble> {
-        self.read()?;
+        self.medium.push()?;
         match &self.peer {
             Some(peer) if self.spins => peer.pause(),
             _ => Ok(()),
         }
-    }
-
-    fn read(&mut self) -> Result<(), Trouble> {
-        exchange(&mut self.link, &self.messages.read)
-    }
-
-    fn take(&mut self, access: Access, clock: &Clock, ticks: &mut [u64]) -> Result<(), Trouble> {
-        let Connection { link, messages, .. } = self;
-        let Messages {
-            read,
-            write,
-            post,
-            multi,
-        } = &*messages;
-        match access {
-            Access::Read => timed(clock, ticks, 1, || exchange(link, read)),
-            Access::Write => timed(clock, ticks, 1, || exchange(link, write)),
-            Access::Multi => timed(clock, ticks, 1, || exchange(link, multi)),
-            Access::ReadBack => timed(clock, ticks, 1, || {
-                exchange(link, post)?;
-                exchange(link, read)
-            }),
-            Access::Sustained => timed(clock, ticks, 1, || {
-                for _ in 0..POSTED {
-                    exchange(link, post)?;
-                }
-                exchange(link, read)
-            }),
-            Access::Posted => ticks.iter_mut().try_for_each(|ticks| {
-                timed(clock, std::slice::from_mut(ticks), 1, || {
-                    exchange(link, post)
-                })?;
-                exchange(link, read)
-            }),
-        }
-    }
-}
-
-/// Sends a message, and waits for its answer if it gets one.
-#[inline]
-fn exchange(link: &mut Link, exchange: &Exchange) -> Result<(), Trouble> {
-    link.send(&exchange.request)?;
-    match &exchange.reply {
-        Some(reply) => link.receive(reply),
-        None => Ok(()),
     }
 }
 
@@ -226,8 +183,12 @@ impl Subject for Row {
 }
 
 /// A row for each access to each of `servers` that does it, behind the row of
-/// the same bytes to `floor`. Their names begin with `prefix`.
-pub(super) fn rows(prefix: &str, floor: &Server, servers: &[Server]) -> Vec<Candidate<'static>> {
+/// the same to `floor` if that does it. Their names begin with `prefix`.
+pub(in crate::bench) fn rows(
+    prefix: &str,
+    floor: &Server,
+    servers: &[Server],
+) -> Vec<Candidate<'static>> {
     let mut rows = Vec::new();
     for access in Access::ALL {
         let mut servers = servers
@@ -249,10 +210,14 @@ pub(super) fn rows(prefix: &str, floor: &Server, servers: &[Server]) -> Vec<Cand
                 access,
             }),
         };
-        rows.push(row(floor, format!("floor: {what}, {}", floor.what), None));
+        let mut name_of_floor = None;
+        if floor.does(access) {
+            rows.push(row(floor, format!("floor: {what}, {}", floor.what), None));
+            name_of_floor = Some(of(floor));
+        }
         rows.extend(servers.map(|server| {
             let what = format!("{what}, {}", server.what);
-            row(server, what, Some(of(floor)))
+            row(server, what, name_of_floor.clone())
         }));
     }
     rows
