@@ -35,7 +35,7 @@
 //!     /// A bell.
 //!     pub enum Reg[0x1000] {
 //!         0x0 RING: u32 wo = 0, "any value rings";
-//!         0x4 COUNT: u32 ro = 0, "rings since reset";
+//!         0x4 COUNT: u32 ro shown = 0, "rings since reset";
 //!     }
 //!     reserved { 0x8..0x1000 }
 //! }
@@ -56,7 +56,7 @@
 //!             class: 0x12_00_00,
 //!         };
 //!         let msi = Msi { vectors: 1, per_vector_masking: false };
-//!         Function::new(identity).bar(0, Bar::registers::<Reg>()).msi(msi)
+//!         Function::new(identity).bar(0, Bar::of(&self.registers)).msi(msi)
 //!     }
 //!
 //!     fn read(&mut self, at: Access) -> Result<u64, AccessError> {
@@ -81,7 +81,7 @@
 //!
 //! // On any face: here the endpoint is used directly, as a test would.
 //! let mut bell = Endpoint::new(|irq, _dma| {
-//!     Ok(Box::new(Bell { registers: RegisterFile::new(), irq }))
+//!     Ok(Box::new(Bell { registers: RegisterFile::mapped()?, irq }))
 //! })?;
 //! bell.write(0, 0x0, &1u32.to_le_bytes())?;
 //! let mut count = [0; 4];
@@ -89,6 +89,9 @@
 //! assert_eq!(u32::from_le_bytes(count), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! COUNT is [`shown`](device::Sharing): a client may map its page, and then the
+//! guest polls it without an exit.
 //!
 //! To serve it on a socket, give the endpoint to a [`Server`](server::Server).
 

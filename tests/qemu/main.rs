@@ -7,6 +7,7 @@ mod command_line;
 mod errors;
 mod functions;
 mod lifecycle;
+mod mapped;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod stage;

@@ -1,0 +1,14 @@
+//! A write-only register has no value that memory could have.
+vgpu_stub::registers! {
+    /// A map.
+    pub enum Reg[16] {
+        0x0 ID: u32 ro shown = 0, "identification";
+        0x4 RING: u32 wo mapped = 0, "write-only";
+    }
+    reserved { 0x8..0x10 }
+}
+
+fn main() {
+    use vgpu_stub::device::Register;
+    assert_eq!(Reg::MAP.size(), 16);
+}
