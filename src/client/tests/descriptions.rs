@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::protocol::{Area, IoEventFd, IoFds, RegionInfo, needed_argsz};
+use crate::protocol::{Area, IoEventFd, IoFds, RegionInfo, Shadow, needed_argsz};
 
 fn region_info(areas: Vec<Area>) -> RegionInfo {
     RegionInfo {
@@ -80,6 +80,31 @@ fn a_part_that_is_not_offered_or_not_there_is_not_mapped() {
 }
 
 #[test]
+fn a_read_only_area_is_mapped_for_reading_and_only_where_it_can_be() {
+    let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&memory, 0x3000).unwrap();
+    rustix::io::pwrite(&memory, b"seen", 0x1000).unwrap();
+    let outside = Area {
+        offset: 0x2000,
+        size: 0x2000,
+    };
+    let info = RegionInfo {
+        mappable: false,
+        read_only: vec![AREA, outside],
+        ..region_info(Vec::new())
+    };
+    let region = Region::new(info, Some(memory));
+    assert_eq!(region.areas(), []);
+    let map = region.map(AREA).unwrap();
+    let mut seen = [0; 4];
+    assert!(map.read(0, &mut seen));
+    assert_eq!(&seen, b"seen");
+    // Not a store that kills us.
+    assert!(!map.write(0, &seen));
+    assert!(region.map(outside).is_err());
+}
+
+#[test]
 fn a_description_that_never_fits_is_given_up() {
     for argsz in [33u32, 1 << 20, u32::MAX] {
         let mut client = agreed(move |peer| {
@@ -120,4 +145,35 @@ fn an_eventfd_that_did_not_come_is_an_error() {
     IoFds { index, sub_regions }.encode(1 << 12, &mut body);
     let mut client = answered(body);
     assert_ends!(client, client.io_fds(0), ClientError::Descriptor { .. });
+}
+
+#[test]
+fn a_shadow_that_did_not_come_is_an_error() {
+    let sub_regions = vec![IoEventFd {
+        offset: 0,
+        size: 4,
+        fd_index: 0,
+        datamatch: None,
+        shadow: Some(Shadow {
+            fd_index: 1,
+            offset: 0,
+        }),
+    }];
+    let mut client = agreed(move |peer| {
+        for _ in 0..2 {
+            let header = peer.next().unwrap();
+            let mut body = Vec::new();
+            let argsz = needed_argsz(&peer.message.body).unwrap();
+            let io_fds = IoFds {
+                index: 0,
+                sub_regions: sub_regions.clone(),
+            };
+            io_fds.encode(argsz, &mut body);
+            let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+            peer.send_with(header.reply(), &body, &[event.as_fd()]);
+        }
+        peer.stay();
+    });
+    let io_fds = client.io_fds(0);
+    assert_ends!(client, io_fds, ClientError::Descriptor { index: 1, .. });
 }
