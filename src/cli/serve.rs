@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,7 +15,8 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vgpu_stub::devices::{Choice, MAX_VECTORS};
-use vgpu_stub::endpoint::Endpoint;
+use vgpu_stub::endpoint::{Endpoint, MAX_MAPS};
+use vgpu_stub::fastpath::MAX_SLOTS;
 use vgpu_stub::server::{Limits, Listener, Polling, Server, Source};
 
 use super::failure::Failure;
@@ -27,6 +29,9 @@ use super::inherited;
 /// sockets that systemd passes, in order. Runs in the foreground
 /// until SIGTERM or SIGINT, and then removes the sockets it made; a second
 /// signal ends it at once.
+///
+/// One process serves up to 256 devices, which a shell can spell out:
+/// vgpu-stub serve $(printf ' --device=stub,socket-path=/run/gpu%d' $(seq 0 255))
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Listen on this UNIX socket. A stale one is replaced.
@@ -46,6 +51,13 @@ pub(super) struct Args {
         default_value = "stub"
     )]
     devices: Vec<DeviceArg>,
+
+    /// Serve all devices on N threads in place of a thread for each device,
+    /// which is what 0 means. Such a thread sleeps whenever no device has
+    /// anything to do. A client that does not take its replies can hold one
+    /// up for 5 seconds.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
 
     /// The permissions of sockets that are made, in octal.
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
@@ -98,6 +110,19 @@ enum Poll {
     /// It never sleeps while it has a client: for measurements.
     Always,
 }
+
+/// The most devices of one process: what `tests/scale.rs` shows.
+const MAX_DEVICES: usize = 256;
+
+/// The descriptors of a device besides those of DMA maps: interrupts, what
+/// wakes the requesters of shared memory, sockets and doorbells.
+const OTHER_DESCRIPTORS: u64 = MAX_VECTORS as u64 + MAX_SLOTS as u64 + 16;
+
+/// With fewer DMA maps a guest may not run.
+const FEW_MAPS: u64 = 32;
+
+/// With fewer descriptors a client may not have these and interrupts.
+const FEW_DESCRIPTORS: u64 = 64;
 
 /// Where a device's clients come from, as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,14 +200,28 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Makes all devices and their sockets.
 fn build(args: &Args) -> Result<Server, Failure> {
+    let count = args.devices.len();
+    if count > MAX_DEVICES {
+        return Err(Failure::usage(format!(
+            "{count} devices; one process serves {MAX_DEVICES} at most, start another for the rest"
+        )));
+    }
     let limits = Limits {
-        max_dma_maps: descriptors_each(args.devices.len()),
+        max_dma_maps: maps_each(count),
         ..Limits::default()
     };
     let mut server = Server::new()
         .once(args.once)
         .limits(limits)
         .polling(polling(args));
+    if let Some(threads) = NonZeroUsize::new(args.threads) {
+        if args.poll == Poll::Always {
+            return Err(Failure::usage(
+                "--poll always needs a thread for each device; leave out --threads",
+            ));
+        }
+        server = server.threads(threads);
+    }
     #[cfg(feature = "host")]
     if let Some(seconds) = args.first_client_within {
         server = server.first_client_within(Duration::from_secs(seconds.into()));
@@ -230,18 +269,23 @@ fn polling(args: &Args) -> Polling {
 
 /// Raises the limit of open descriptors as far as we may, and returns how
 /// many DMA maps with one each device can have without starving the others.
-fn descriptors_each(devices: usize) -> u32 {
+fn maps_each(devices: usize) -> u32 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Without the right to, we have what we have.
     let _ = setrlimit(Resource::Nofile, limit);
     let open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    // The most maps that the whole process can watch.
-    let all = open.saturating_sub(64).min(65_536);
-    let each = all / u64::try_from(devices).unwrap_or(u64::MAX).max(1);
-    // Interrupts and doorbells have descriptors too.
-    let interrupts = u64::from(MAX_VECTORS) + 16;
-    u32::try_from(each.saturating_sub(interrupts).max(1)).unwrap_or(u32::MAX)
+    let devices = u64::try_from(devices).unwrap_or(u64::MAX).max(1);
+    let each = open.saturating_sub(64) / devices;
+    if each < FEW_DESCRIPTORS {
+        log::warn!(
+            "{open} descriptors are few for {devices} devices: clients may be refused \
+             interrupts and DMA maps; raise the limit (ulimit -Hn, LimitNOFILE=)"
+        );
+    }
+    // A client that has many of one kind has few of the others.
+    let maps = each.saturating_sub(OTHER_DESCRIPTORS).max(FEW_MAPS);
+    u32::try_from(maps.min(MAX_MAPS as u64 / devices)).unwrap_or(u32::MAX)
 }
 
 /// The sockets for devices that have none of their own.

@@ -109,6 +109,21 @@ impl Listener {
         }
     }
 
+    /// From now on [`Listener::accept_now`] waits for nobody, not even if
+    /// another process takes the client that has come.
+    pub(super) fn never_wait(&self) -> io::Result<()> {
+        self.listener.set_nonblocking(true)
+    }
+
+    /// The next client if it has come.
+    pub(super) fn accept_now(&self) -> io::Result<Option<UnixStream>> {
+        match self.accept() {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The next client. Others wait until it has been served.
     pub(super) fn accept(&self) -> io::Result<UnixStream> {
         loop {
@@ -200,6 +215,9 @@ pub(super) fn passes(error: &io::Error) -> bool {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            "raise the limit of open descriptors (ulimit -n)"
+        }
         io::ErrorKind::NotFound => "make its directory first",
         io::ErrorKind::PermissionDenied => "run as a user who may write there",
         io::ErrorKind::InvalidInput => "use a shorter path, a socket's has at most 107 bytes",

@@ -1,5 +1,6 @@
 //! Serves devices to vfio-user clients: each device has a socket of its own
-//! and a thread, and serves one client after the other.
+//! and serves one client after the other, on a thread of its own or on one of
+//! a pool.
 
 mod backend;
 mod client_memory;
@@ -8,12 +9,14 @@ mod connection;
 mod listener;
 mod observer;
 mod polling;
+mod pool;
 mod refusal;
 mod session;
 mod version;
 mod watch;
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,6 +93,12 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A pool of threads cannot wait for its devices.
+    #[error("cannot wait for clients: {source}")]
+    Pool {
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 /// Devices and where their clients come from.
@@ -98,6 +107,8 @@ pub struct Server {
     services: Vec<Service>,
     terms: Terms,
     clients: Clients,
+    /// None: each device has one.
+    threads: Option<NonZeroUsize>,
 }
 
 /// Which clients a device is served to.
@@ -151,6 +162,19 @@ impl Server {
         self
     }
 
+    /// Sets on how many threads all devices are served, in place of a thread
+    /// for each.
+    ///
+    /// These sleep whenever there is nothing to do: looking for work is for
+    /// threads that have but one device. What holds a device up, such as a
+    /// client that does not take its replies, holds up one of these threads,
+    /// for as long as [`Limits`] says at most.
+    #[must_use]
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
     /// Adds a device. `name` is for messages.
     ///
     /// # Errors
@@ -176,7 +200,7 @@ impl Server {
         Stopper(handles.collect())
     }
 
-    /// Serves all devices, each on a thread, until all have ended.
+    /// Serves all devices until all have ended.
     ///
     /// # Errors
     ///
@@ -186,7 +210,11 @@ impl Server {
             services,
             terms,
             clients,
+            threads,
         } = self;
+        if let Some(threads) = threads {
+            return pool::run(services, threads, &terms, clients);
+        }
         let mut end = Ok(());
         thread::scope(|scope| {
             let mut threads = Vec::new();
@@ -260,7 +288,13 @@ impl Service {
 
 fn serve(name: &str, endpoint: &mut Endpoint, stream: UnixStream, terms: &Terms, handle: &Handle) {
     log::info!("{name}: a client connected");
-    match Session::serve(endpoint, stream, terms, handle, &mut ()) {
+    let end = Session::serve(endpoint, stream, terms, handle, ());
+    report(name, &end, handle);
+}
+
+/// Says how a session ended.
+fn report(name: &str, end: &Result<(), SessionError>, handle: &Handle) {
+    match end {
         Ok(()) if handle.stopped() => log::info!("{name}: the client was left"),
         Ok(()) => log::info!("{name}: the client left"),
         Err(error) => log::warn!("{name}: the client was given up: {error}"),

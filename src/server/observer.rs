@@ -33,3 +33,22 @@ pub trait Observer {
 impl Observer for () {
     const LISTENS: bool = false;
 }
+
+impl<O: Observer> Observer for &mut O {
+    const LISTENS: bool = O::LISTENS;
+
+    #[inline]
+    fn received(&mut self, command: &Header) {
+        (**self).received(command);
+    }
+
+    #[inline]
+    fn answering(&mut self, command: &Header) {
+        (**self).answering(command);
+    }
+
+    #[inline]
+    fn answered(&mut self, command: &Header) {
+        (**self).answered(command);
+    }
+}

@@ -1,6 +1,7 @@
 //! One client, from its connection to its end: what is allowed when, and what
 //! it gets when it is not.
 
+mod pooled;
 mod shared;
 mod wait;
 
@@ -54,7 +55,7 @@ pub enum SessionError {
 /// one thread at a time; and [`Session::finish`] after the first error.
 pub(super) struct Session<'a, O> {
     endpoint: &'a mut Endpoint,
-    observer: &'a mut O,
+    observer: O,
     socket: Arc<Socket>,
     /// Absent only while the device is called, which may have to receive.
     connection: Option<Box<Connection>>,
@@ -100,30 +101,26 @@ impl<'a, O: Observer> Session<'a, O> {
         stream: UnixStream,
         terms: &'a Terms,
         handle: &Handle,
-        observer: &'a mut O,
+        observer: O,
     ) -> Result<(), SessionError> {
-        let mut session = Session::new(endpoint, stream, terms, observer)?;
-        let _registered = handle.register(session.socket.clone());
+        let socket = Arc::new(Socket::new(stream, terms.limits.message)?);
+        let _registered = handle.register(socket.clone());
+        let mut session = Session::new(endpoint, socket, terms, observer);
         let end = session.run();
-        session.finish(end, handle)
+        session.finish(end, handle).1
     }
 
     /// A client that has just connected.
-    ///
-    /// # Errors
-    ///
-    /// If the socket cannot be used.
     pub(super) fn new(
         endpoint: &'a mut Endpoint,
-        stream: UnixStream,
+        socket: Arc<Socket>,
         terms: &'a Terms,
-        observer: &'a mut O,
-    ) -> io::Result<Self> {
+        observer: O,
+    ) -> Self {
         let Terms { limits, polling } = terms;
-        let socket = Arc::new(Socket::new(stream, limits.message)?);
         let inbox = Inbox::new(socket.clone(), limits.message);
         let connection = Connection::new(socket.clone(), inbox);
-        Ok(Session {
+        Session {
             endpoint,
             observer,
             socket,
@@ -140,19 +137,17 @@ impl<'a, O: Observer> Session<'a, O> {
             reply_fds: Vec::new(),
             connected_at: Instant::now(),
             agreed: None,
-        })
+        }
     }
 
-    /// Releases all that the client had. `end` is why: the first error.
-    ///
-    /// # Errors
-    ///
-    /// `end`, unless the client left in order or was left.
+    /// Releases all that the client had, and gives the endpoint back. `end` is
+    /// why: the first error. It is also what is returned, unless the client
+    /// left in order or was left.
     pub(super) fn finish(
         mut self,
         end: Result<(), SessionError>,
         handle: &Handle,
-    ) -> Result<(), SessionError> {
+    ) -> (&'a mut Endpoint, Result<(), SessionError>) {
         if let Some(agreed) = self.agreed.take() {
             agreed.messages.close();
         }
@@ -160,12 +155,13 @@ impl<'a, O: Observer> Session<'a, O> {
         self.shared = None;
         self.socket.finish();
         self.endpoint.disconnect();
-        match end {
+        let end = match end {
             Err(SessionError::Receive(ReceiveError::Closed)) => Ok(()),
             // It may have been in the middle of anything.
             Err(_) if handle.stopped() => Ok(()),
             end => end,
-        }
+        };
+        (self.endpoint, end)
     }
 
     fn run(&mut self) -> Result<(), SessionError> {

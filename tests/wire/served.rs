@@ -59,8 +59,16 @@ impl Served {
         limits: Limits,
         endpoints: impl IntoIterator<Item = (&'a str, Endpoint)>,
     ) -> Self {
+        Self::by(Server::new().limits(limits), endpoints)
+    }
+
+    /// Endpoints in a server that was told how to serve; each one's socket is
+    /// called as it is.
+    pub(crate) fn by<'a>(
+        mut server: Server,
+        endpoints: impl IntoIterator<Item = (&'a str, Endpoint)>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut server = Server::new().limits(limits);
         for (name, endpoint) in endpoints {
             let listener = Listener::bind(&directory.path().join(name), None).unwrap();
             let source = Source::Listener(listener);
@@ -105,6 +113,11 @@ impl Served {
         let mut client = Client::connect(path);
         client.agree(super::QEMU);
         client
+    }
+
+    /// Waits until the server ends and says how it ended.
+    pub(crate) fn wait(mut self) -> Result<(), ServeError> {
+        self.thread.take().unwrap().join().unwrap()
     }
 
     /// Ends the server and says how it ended.

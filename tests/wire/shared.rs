@@ -94,6 +94,11 @@ impl Memory {
         }
     }
 
+    /// Signals the server, whatever becomes of it.
+    pub(crate) fn poke(&self) {
+        let _ = send(&*self.wake, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
     /// Whether the server's end of the wake descriptor is closed.
     pub(crate) fn is_left(&self) -> bool {
         send(&*self.wake, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) == Err(Errno::PIPE)

@@ -130,7 +130,7 @@ impl<O: Observer> Session<'_, O> {
     /// Watches what there is to wait for besides the socket, if there is
     /// anything.
     #[inline]
-    fn watch_all(&mut self) -> Result<(), SessionError> {
+    pub(super) fn watch_all(&mut self) -> Result<(), SessionError> {
         if self.watched == Some(self.endpoint.event_changes()) {
             return Ok(());
         }
