@@ -10,6 +10,7 @@ use std::path::Path;
 
 use measure::allocations::{self, Counting};
 use measure::client::Access;
+use measure::served::Terms;
 use measure::{Runs, system_calls};
 use rig::or_skip;
 
@@ -19,6 +20,12 @@ static ALLOCATOR: Counting = Counting;
 const RUNS: Runs = Runs {
     short: 50,
     long: 550,
+};
+
+/// Among many threads more stray calls come from their beginnings and ends.
+const MANY_RUNS: Runs = Runs {
+    short: 50,
+    long: 3_050,
 };
 
 #[test]
@@ -40,6 +47,30 @@ fn an_access_is_one_receive_and_one_send_at_most() {
         };
         // A stray call of another thread in 500 accesses is not theirs.
         assert!(calls < most + 0.05, "{calls} system calls per {access}");
+    }
+}
+
+#[test]
+fn an_access_among_256_devices_costs_no_more_system_calls() {
+    let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
+    // A pool's thread also waits for a device and arms it again.
+    for (arguments, most) in [
+        (["--poll=never", "--threads=0"], 2.0),
+        (["--poll=never", "--threads=2"], 4.0),
+    ] {
+        let terms = Terms {
+            devices: 256,
+            once: true,
+            arguments: &arguments,
+        };
+        let calls = system_calls::per_access_on(program, terms, Access::Read, MANY_RUNS);
+        let Some(calls) = or_skip(calls) else {
+            return;
+        };
+        assert!(
+            calls < most + 0.05,
+            "{calls} system calls with {arguments:?}"
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Runs;
 use super::client::Access;
-use super::served::{Tool, run};
+use super::served::{ONE, Tool, run};
 use crate::rig::RigError;
 
 /// How to get valgrind.
@@ -42,7 +42,7 @@ pub(crate) fn record(
         ],
         REMEDY,
     );
-    run(program, &tool, access, times)
+    run(program, &tool, ONE, access, times)
 }
 
 fn total(profile: &str) -> Option<u64> {

@@ -50,7 +50,25 @@ pub(crate) struct Resident {
     pub(crate) own: u64,
 }
 
-/// A server of one stub that listens.
+/// What a server is asked to serve, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    /// How many stubs.
+    pub(crate) devices: usize,
+    /// Whether each ends after a client.
+    pub(crate) once: bool,
+    /// What else `serve` is told.
+    pub(crate) arguments: &'a [&'a str],
+}
+
+/// One stub.
+pub(crate) const ONE: Terms<'_> = Terms {
+    devices: 1,
+    once: false,
+    arguments: &[],
+};
+
+/// A server of stubs that listens.
 pub(crate) struct Served {
     process: Process,
     directory: tempfile::TempDir,
@@ -59,8 +77,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts `program` under `tool`. With `once` it ends after a client.
+    /// Starts `program` under `tool` with one stub. With `once` it ends after
+    /// a client.
     pub(crate) fn start(program: &Path, tool: &Tool, once: bool) -> Result<Self, RigError> {
+        Self::start_on(program, tool, Terms { once, ..ONE })
+    }
+
+    /// Starts `program` under `tool`.
+    pub(crate) fn start_on(
+        program: &Path,
+        tool: &Tool,
+        terms: Terms<'_>,
+    ) -> Result<Self, RigError> {
         let failed = |error: io::Error| RigError::failed("cannot serve", error);
         let directory = tempfile::tempdir().map_err(failed)?;
         let (mut ready, inherited) = io::pipe().map_err(failed)?;
@@ -73,12 +101,15 @@ impl Served {
             .args(&words[1..])
             // Who looks before it sleeps does so more or less often.
             .args(["--log-level", "warn", "serve", "--poll", "never"])
-            .arg("--socket-path")
-            .arg(directory.path().join("socket"))
             .arg("--ready-fd")
             .arg(inherited.as_raw_fd().to_string())
-            .args(once.then_some("--once"))
+            .args(terms.once.then_some("--once"))
+            .args(terms.arguments)
             .stdin(Stdio::null());
+        for number in 0..terms.devices {
+            let socket = socket(directory.path(), number);
+            command.arg(format!("--device=stub,socket-path={}", socket.display()));
+        }
 
         let before = Instant::now();
         let child = command.spawn().map_err(|error| {
@@ -96,18 +127,24 @@ impl Served {
         })
     }
 
-    /// A new client.
+    /// A new client of the first device.
     pub(crate) fn client(&self) -> Result<Client, RigError> {
-        UnixStream::connect(self.socket())
+        self.client_of(0)
+    }
+
+    /// A new client of the device of this number.
+    pub(crate) fn client_of(&self, number: usize) -> Result<Client, RigError> {
+        UnixStream::connect(self.socket(number))
             .and_then(Client::new)
             .map_err(|error| RigError::failed("cannot be a client", error))
     }
 
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("socket")
+    /// The socket of the device of this number.
+    pub(crate) fn socket(&self, number: usize) -> PathBuf {
+        socket(self.directory.path(), number)
     }
 
-    /// The resident memory.
+    /// The resident memory, without what is shared with clients.
     pub(crate) fn resident(&self) -> Result<Resident, RigError> {
         let path = format!("/proc/{}/status", self.process.id());
         let status = fs::read_to_string(&path).map_err(|error| RigError::failed(&path, error))?;
@@ -152,14 +189,35 @@ impl Served {
     }
 }
 
-/// One whole run: a server under `tool`, a client that does an access
-/// `times` times and leaves, and the server's end.
-pub(crate) fn run(program: &Path, tool: &Tool, access: Access, times: u32) -> Result<(), RigError> {
-    let served = Served::start(program, tool, true)?;
-    let mut client = served.client()?;
-    client
-        .repeat(access, times)
-        .map_err(|error| RigError::failed(access, error))?;
-    drop(client);
+fn socket(directory: &Path, number: usize) -> PathBuf {
+    directory.join(number.to_string())
+}
+
+/// One whole run: a server under `tool`, a client of each device of which the
+/// last does an access `times` times, and the server's end when they leave.
+pub(crate) fn run(
+    program: &Path,
+    tool: &Tool,
+    terms: Terms<'_>,
+    access: Access,
+    times: u32,
+) -> Result<(), RigError> {
+    let served = Served::start_on(
+        program,
+        tool,
+        Terms {
+            once: true,
+            ..terms
+        },
+    )?;
+    let mut clients = (0..terms.devices)
+        .map(|number| served.client_of(number))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(client) = clients.last_mut() {
+        client
+            .repeat(access, times)
+            .map_err(|error| RigError::failed(access, error))?;
+    }
+    drop(clients);
     served.ended()
 }
