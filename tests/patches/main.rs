@@ -25,6 +25,7 @@ use patch::Patch;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const CODE: &str = "hw/misc/vgpu-stub.c";
+const HEADER: &str = "hw/misc/vgpu-stub-shm.h";
 const TRACE_EVENTS: &str = "hw/misc/trace-events";
 
 fn directory() -> PathBuf {
@@ -52,6 +53,7 @@ fn of_this_shim(file: &Path) -> String {
     let shim = Shim::read().unwrap();
     let mut patch = Patch::parse(&fs::read_to_string(file).unwrap());
     patch.set_new_file(CODE, &shim.code);
+    patch.set_new_file(HEADER, &shim.header);
     patch.set_addition(TRACE_EVENTS, &shim.trace_events);
     patch.to_string()
 }
@@ -109,6 +111,7 @@ fn the_patches_apply_without_fuzz() {
     let shim = Shim::read().unwrap();
     let read = |file: &str| fs::read_to_string(tree.path().join(file)).unwrap();
     assert!(read(CODE) == shim.code, "{CODE}");
+    assert!(read(HEADER) == shim.header, "{HEADER}");
     assert!(read(TRACE_EVENTS).ends_with(&shim.trace_events));
     assert!(read("default-configs/i386-softmmu.mak").ends_with("\nCONFIG_VGPU_STUB=y\n"));
 }
@@ -219,9 +222,11 @@ fn a_package_in_xcp_ngs_shape_takes_the_change_and_prepares() {
     if or_skip(rpm("rpmbuild", &["-bp", "--nodeps"])).is_none() {
         return;
     }
-    let prepared = top.path().join("BUILD/qemu-4.2.1").join(CODE);
-    let code = fs::read_to_string(prepared).unwrap();
-    assert!(code == Shim::read().unwrap().code, "{CODE}");
+    let shim = Shim::read().unwrap();
+    for (file, text) in [(CODE, &shim.code), (HEADER, &shim.header)] {
+        let prepared = top.path().join("BUILD/qemu-4.2.1").join(file);
+        assert!(fs::read_to_string(prepared).unwrap() == *text, "{file}");
+    }
     let version = rpm(
         "rpmspec",
         &["-q", "--srpm", "--qf", "%{evr}\\n%{changelogname}\\n"],

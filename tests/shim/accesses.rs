@@ -61,10 +61,16 @@ impl Random {
     }
 }
 
-fn random_accesses(seed: u64, accesses: usize, properties: &str) {
-    println!("seed {seed:#x}");
+/// On the model's device, by its own server.
+fn random_accesses_of_served(seed: u64, accesses: usize, properties: &str) {
     let served = Served::of(PATIENT, [("model", model::endpoint())]);
     let mut card = require!(card(&served, "model", properties));
+    random_accesses(&mut card, seed, accesses);
+}
+
+/// Each does to the device what it does to the model.
+pub(crate) fn random_accesses(card: &mut Card, seed: u64, accesses: usize) {
+    println!("seed {seed:#x}");
     let mut random = Random(seed);
     let mut bytes = model::bytes();
     for access in 0..accesses {
@@ -92,10 +98,16 @@ fn random_accesses(seed: u64, accesses: usize, properties: &str) {
 
 #[test]
 fn ten_thousand_random_accesses_do_what_the_model_does() {
-    random_accesses(0x2026_1121, 10_000, "");
+    random_accesses_of_served(0x2026_1121, 10_000, "");
 }
 
 #[test]
 fn random_accesses_do_the_same_when_writes_are_not_posted() {
-    random_accesses(0x1111_1af4, 2_000, ",posted-writes=off");
+    random_accesses_of_served(0x1111_1af4, 2_000, ",posted-writes=off");
+}
+
+#[test]
+fn random_accesses_do_the_same_by_the_socket() {
+    random_accesses_of_served(0x2026_1122, 10_000, ",shared-mmio=off");
+    random_accesses_of_served(0x1111_1af5, 2_000, ",shared-mmio=off,posted-writes=off");
 }

@@ -2,6 +2,9 @@
 //!
 //! Behind it is an honest one, the library's, to which it passes what the
 //! script leaves alone. So a lie is one changed field of a true answer.
+//!
+//! One that shares memory has the same scripts: an access through the memory
+//! comes to them as the message that it would be.
 
 use std::io;
 use std::net::Shutdown;
@@ -14,8 +17,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::pages::{Pages, Sharing};
 use crate::rig::recorder::{receive, send};
-use crate::wire::{Cmd, PATIENT, Received, Served, messages};
+use crate::wire::{Cmd, PATIENT, Received, Served, make, messages, reply};
+use vgpu_stub::endpoint::Endpoint;
 
 /// Whether the client sent this command, which is not its answer to one.
 pub(crate) fn is(message: &Received, command: Cmd) -> bool {
@@ -45,6 +50,8 @@ pub(crate) struct Heard {
     pub(crate) session: usize,
     pub(crate) bytes: Vec<u8>,
     pub(crate) fds: usize,
+    /// It came through the memory.
+    pub(crate) by_memory: bool,
 }
 
 impl Heard {
@@ -111,6 +118,22 @@ pub(crate) struct Peer<'a> {
     client: UnixStream,
     server: UnixStream,
     shared: &'a Shared,
+    sharing: Option<&'a mut Sharing>,
+    pages: Option<Pages>,
+}
+
+/// What the honest server is not asked: what it would answer is none of the
+/// script's.
+const SHARED_MMIO: &[u8] = br#","shared_mmio":{"version":1,"slots":1}"#;
+
+/// VERSION without it.
+fn without_sharing(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let length = SHARED_MMIO.len();
+    if let Some(at) = bytes.windows(length).position(|part| part == SHARED_MMIO) {
+        bytes[at..at + length].fill(b' ');
+    }
+    bytes
 }
 
 impl Peer<'_> {
@@ -121,20 +144,64 @@ impl Peer<'_> {
 
     /// Sends a message with descriptors.
     pub(crate) fn pass(&self, message: &Received) {
+        if let (Some(pages), Some(sharing)) = (&self.pages, &self.sharing)
+            && pages.answers(message, sharing)
+        {
+            return;
+        }
         let _ = send(&self.client, &message.bytes, &message.fds);
     }
 
     /// The next message of the client.
     pub(crate) fn receive(&self) -> io::Result<Received> {
         let (bytes, fds) = receive(&self.client)?;
+        Ok(self.note(Received { bytes, fds }, false))
+    }
+
+    fn note(&self, message: Received, by_memory: bool) -> Received {
         let heard = Heard {
             session: self.session,
-            bytes: bytes.clone(),
-            fds: fds.len(),
+            bytes: message.bytes.clone(),
+            fds: message.fds.len(),
+            by_memory,
         };
         self.shared.state().heard.push(heard);
         self.shared.changed.notify_all();
-        Ok(Received { bytes, fds })
+        message
+    }
+
+    /// The next message, or access through the memory.
+    fn next(&self) -> io::Result<Received> {
+        let (Some(pages), Some(sharing)) = (&self.pages, &self.sharing) else {
+            return self.receive();
+        };
+        loop {
+            if let Some(access) = pages.next(sharing) {
+                return Ok(self.note(access, true));
+            }
+            if pages.wait(&self.client, sharing) {
+                // Before a message come the writes that were posted then.
+                return match pages.next(sharing) {
+                    Some(access) => Ok(self.note(access, true)),
+                    None => self.receive(),
+                };
+            }
+        }
+    }
+
+    /// Adds the offer to share memory to a reply to VERSION.
+    fn offer(&mut self, answer: &mut Received) {
+        let Some(sharing) = &mut self.sharing else {
+            return;
+        };
+        let (pages, offer) = Pages::new(sharing);
+        self.pages = Some(pages);
+        let body = answer.body();
+        let mut said: serde_json::Value = serde_json::from_slice(&body[4..body.len() - 1]).unwrap();
+        said["capabilities"]["shared_mmio"] = offer.said;
+        let body = [&body[..4], said.to_string().as_bytes(), &[0]].concat();
+        answer.bytes = reply(answer.id(), Cmd::Version, &body);
+        answer.fds = offer.fds;
     }
 
     /// What the honest server answers; none to a command that wants no reply.
@@ -144,7 +211,12 @@ impl Peer<'_> {
             // To a question that nobody asked.
             return Ok(None);
         }
-        send(&self.server, &message.bytes, &message.fds)?;
+        let is_version = is(message, Cmd::Version);
+        if is_version {
+            send(&self.server, &without_sharing(&message.bytes), &[])?;
+        } else {
+            send(&self.server, &message.bytes, &message.fds)?;
+        }
         if message.flags() & messages::NO_REPLY != 0 {
             return Ok(None);
         }
@@ -164,6 +236,16 @@ impl Peer<'_> {
     pub(crate) fn ask(&self, id: u16, command: Cmd, body: &[u8]) -> io::Result<Received> {
         self.send(&messages::message(id, command, body));
         self.receive()
+    }
+
+    /// Waits until the client asks for an access through the memory.
+    pub(crate) fn wait_asked(&self) {
+        self.pages.as_ref().expect("it is shared").wait_asked();
+    }
+
+    /// Waits until the client sleeps.
+    pub(crate) fn wait_asleep(&self) {
+        self.pages.as_ref().expect("it is shared").wait_asleep();
     }
 
     /// The honest answer, changed.
@@ -201,12 +283,34 @@ impl Fake {
         fake
     }
 
+    /// The same, by a server that shares memory.
+    pub(crate) fn sharing(
+        sharing: Sharing,
+        script: impl FnMut(&mut Peer<'_>, &Received) -> Then + Send + 'static,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let mut fake = Self::serve(&socket, make("test"), Some(sharing), script);
+        fake.directory = Some(directory);
+        fake
+    }
+
     /// The same on a socket of this name, which may have been another's.
     pub(crate) fn start_at(
         socket: &Path,
         script: impl FnMut(&mut Peer<'_>, &Received) -> Then + Send + 'static,
     ) -> Self {
-        let served = Served::with(PATIENT, &["test"]);
+        Self::serve(socket, make("test"), None, script)
+    }
+
+    /// The same for any device, and with shared memory where that is wanted.
+    pub(crate) fn serve(
+        socket: &Path,
+        device: Endpoint,
+        mut sharing: Option<Sharing>,
+        script: impl FnMut(&mut Peer<'_>, &Received) -> Then + Send + 'static,
+    ) -> Self {
+        let served = Served::of(PATIENT, [("test", device)]);
         let _ = std::fs::remove_file(socket);
         let listener = Arc::new(UnixListener::bind(socket).unwrap());
         let shared = Arc::new(Shared::default());
@@ -219,7 +323,8 @@ impl Fake {
                     let Ok(behind) = UnixStream::connect(&honest) else {
                         break;
                     };
-                    if session(client, behind, &shared, &mut script).is_break() {
+                    let sharing = sharing.as_mut();
+                    if session(client, behind, &shared, sharing, &mut script).is_break() {
                         break;
                     }
                 }
@@ -326,6 +431,7 @@ fn session(
     client: UnixStream,
     server: UnixStream,
     shared: &Shared,
+    sharing: Option<&mut Sharing>,
     script: &mut Script,
 ) -> std::ops::ControlFlow<()> {
     let (Ok(client_again), Ok(server_again)) = (client.try_clone(), server.try_clone()) else {
@@ -346,12 +452,19 @@ fn session(
         client,
         server,
         shared,
+        sharing,
+        pages: None,
     };
     let mut last = false;
-    while let Ok(message) = peer.receive() {
+    while let Ok(message) = peer.next() {
         match script(&mut peer, &message) {
             Then::Honest => match peer.honest(&message) {
-                Ok(Some(answer)) => peer.pass(&answer),
+                Ok(Some(mut answer)) => {
+                    if is(&message, Cmd::Version) {
+                        peer.offer(&mut answer);
+                    }
+                    peer.pass(&answer);
+                }
                 Ok(None) => {}
                 Err(_) => break,
             },

@@ -58,7 +58,7 @@ impl Card {
     /// The device is broken: all is ones and goes nowhere, in no time, and
     /// QEMU is well.
     #[track_caller]
-    fn is_broken(&mut self, fake: &Fake) {
+    pub(crate) fn is_broken(&mut self, fake: &Fake) {
         fake.clear();
         let before = Instant::now();
         for width in [1, 2, 4, 8] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use vgpu_stub::protocol::Command;
 
+use crate::rig::recorder::Seen;
 use crate::rig::require;
 use crate::rig::{
     Accelerator, Guest, Machine, Memory, Qemu, Recorder, RigError, Running, Server, kvm_works,
@@ -41,11 +42,15 @@ fn finish(running: Running, tests: &str) -> Result<(), RigError> {
     running.wait(LIMIT)?.passed(tests)
 }
 
+/// The stub's DOORBELL, of which a guest writes as many as it has accesses.
+const DOORBELL: u64 = 0x24;
+
 /// Runs all tests; returns the messages that moved guest memory.
 fn everything(
     accelerator: Accelerator,
     machine: Machine,
     memory: Memory,
+    properties: &str,
 ) -> Result<usize, RigError> {
     let server = Server::start(&["stub"])?;
     let recorder = recorder(&server)?;
@@ -54,8 +59,11 @@ fn everything(
         Accelerator::Tcg => ALL.to_owned(),
         Accelerator::Kvm => format!("count=200 {ALL}"),
     };
-    let guest = guest(accelerator, &recorder, &tests, "")?;
+    let guest = guest(accelerator, &recorder, &tests, properties)?;
     finish(guest.machine(machine).memory(memory).start()?, &tests)?;
+    let by_socket = recorder.count(|seen| seen.accesses(0, Some(DOORBELL)));
+    let is_shared = !properties.contains("shared-mmio=off");
+    assert_eq!(by_socket == 0, is_shared, "{by_socket} by the socket");
     let moved =
         recorder.count(|seen| seen.answers(Command::DmaRead) || seen.answers(Command::DmaWrite));
     drop(recorder);
@@ -65,13 +73,31 @@ fn everything(
 
 #[test]
 fn all_tests_pass_with_shared_memory() {
-    let moved = require!(everything(Accelerator::Tcg, Machine::Pc, Memory::Shared));
+    let moved = require!(everything(
+        Accelerator::Tcg,
+        Machine::Pc,
+        Memory::Shared,
+        ""
+    ));
     assert_eq!(moved, 0);
 }
 
 #[test]
+fn all_tests_pass_by_the_socket() {
+    let properties = ",shared-mmio=off";
+    let (tcg, memory) = (Accelerator::Tcg, Memory::Private);
+    let moved = require!(everything(tcg, Machine::Pc, memory, properties));
+    assert!(moved > 10, "{moved}");
+}
+
+#[test]
 fn all_tests_pass_with_private_memory() {
-    let moved = require!(everything(Accelerator::Tcg, Machine::Pc, Memory::Private));
+    let moved = require!(everything(
+        Accelerator::Tcg,
+        Machine::Pc,
+        Memory::Private,
+        ""
+    ));
     assert!(moved > 10, "{moved}");
 }
 
@@ -80,15 +106,51 @@ fn all_tests_pass_on_q35() {
     if !require!(require!(program()).has_machine("q35")) {
         return;
     }
-    require!(everything(Accelerator::Tcg, Machine::Q35, Memory::Shared));
+    require!(everything(
+        Accelerator::Tcg,
+        Machine::Q35,
+        Memory::Shared,
+        ""
+    ));
 }
 
 #[test]
 fn all_tests_pass_under_kvm() {
     // With the memory that moves by messages: the harder half.
     if require!(require!(program()).has_accelerator("kvm")) && kvm_works() {
-        let moved = require!(everything(Accelerator::Kvm, Machine::Pc, Memory::Private));
+        let moved = require!(everything(
+            Accelerator::Kvm,
+            Machine::Pc,
+            Memory::Private,
+            ""
+        ));
         assert!(moved > 10, "{moved}");
+    }
+}
+
+/// Reads of shown and mapped pages, and a doorbell on a shown page.
+fn bells(accelerator: Accelerator) -> Result<(), RigError> {
+    let tests = "device=0x1112 count=50 bell";
+    let server = Server::start(&["doorbell"])?;
+    let recorder = recorder(&server)?;
+    // Where a recorder would see them.
+    let guest = guest(accelerator, &recorder, tests, ",shared-mmio=off")?;
+    finish(guest.start()?, tests)?;
+    let reads = |seen: &Seen| seen.is(Command::RegionRead) && seen.accesses(0, None);
+    assert_eq!(recorder.count(reads), 0, "reads that left the guest");
+    drop(recorder);
+    server.stop().map(drop)
+}
+
+#[test]
+fn a_device_whose_registers_are_shown_passes() {
+    require!(bells(Accelerator::Tcg));
+}
+
+#[test]
+fn a_device_whose_registers_are_shown_passes_under_kvm() {
+    if require!(require!(program()).has_accelerator("kvm")) && kvm_works() {
+        require!(bells(Accelerator::Kvm));
     }
 }
 

@@ -18,9 +18,12 @@ mod lies;
 mod lifecycle;
 mod maps;
 mod nested;
+mod pages;
 mod properties;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod shared;
+mod shown;
 mod stage;
 mod start;
 mod trace;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::fake::{Fake, Then, is};
+use crate::pages::Sharing;
 use crate::rig::qtest::{Board, Qtest};
 use crate::rig::require;
 use crate::rig::{Memory, RigError};
@@ -175,6 +176,16 @@ fn a_socket_outside_the_chroot_is_reached_before_it() {
     // Nothing of guest memory can be mapped there.
     let maps = fake.heard(|heard| heard.is(Cmd::DmaMap));
     assert!(!maps.is_empty() && maps.iter().all(|map| map.fds == 0));
+    card.qemu.quit();
+}
+
+#[test]
+fn shared_memory_needs_nothing_that_is_forbidden_there() {
+    let domain = require!(Domain::new());
+    let fake = Fake::sharing(Sharing::default(), |_, _| Then::Honest);
+    let mut card = require!(domain.card(&fake.socket(), ""));
+    all_works(&mut card);
+    assert!(fake.count(|heard| heard.by_memory) > 10);
     card.qemu.quit();
 }
 

@@ -35,6 +35,7 @@
 #include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "trace.h"
+#include "vgpu-stub-shm.h"
 
 /* What differs between QEMU 4.2, 5.2 and 10.0 */
 #if QEMU_VERSION_MAJOR >= 8
@@ -76,6 +77,7 @@ enum {
 #define VFIO_USER_ERROR         0x20
 
 #define VGPU_BARS       6
+#define VGPU_CAP_READ_ONLY 0xff00       /* an extension, as sparse mmap is */
 #define VGPU_CONFIG     VFIO_PCI_CONFIG_REGION_INDEX
 #define VGPU_MAX_DATA   (16 * KiB)      /* that we take in a DMA message */
 #define VGPU_MAX_FDS    16              /* that we take in a message */
@@ -92,11 +94,21 @@ typedef struct VgpuDma {
     uint8_t data[];
 } VgpuDma;
 
+/* "Sub-Region IO FD info format", and libvfio-user's longer one of type 2 */
+enum { VGPU_IOEVENTFD = 0, VGPU_SHADOW = 2 };
+
 typedef struct VgpuIoFd {
     uint64_t offset, size;
-    uint32_t fd_index, type, flags, padding;
+    uint32_t fd_index, type, flags, shadow_fd_index;
+    uint64_t shadow_offset;     /* only in the longer one */
     uint64_t datamatch;
 } VgpuIoFd;
+
+/* "VFIO_USER_REGION_READ", "VFIO_USER_REGION_WRITE" */
+typedef struct VgpuAccess {
+    uint64_t offset;
+    uint32_t region, count;
+} VgpuAccess;
 
 /* What follows the header of a command, and then of its reply */
 typedef union VgpuBody {
@@ -106,11 +118,10 @@ typedef union VgpuBody {
     } version;
     struct {                    /* also the number of regions and of irqs */
         uint32_t argsz, flags, index, count;
-        VgpuIoFd io[VGPU_MAX_FDS];
+        uint8_t io[VGPU_MAX_FDS * sizeof(VgpuIoFd)];
     } info;
     struct {
-        uint64_t offset;
-        uint32_t region, count;
+        VgpuAccess is;
         uint8_t data[PCI_CONFIG_SPACE_SIZE];
     } access;
     struct vfio_region_info region;
@@ -118,7 +129,7 @@ typedef union VgpuBody {
 } VgpuBody;
 
 #define VGPU_INFO       offsetof(VgpuBody, info.io)
-#define VGPU_ACCESS     offsetof(VgpuBody, access.data)
+#define VGPU_ACCESS     sizeof(VgpuAccess)
 #define VGPU_POSTED     SIZE_MAX        /* instead of a reply's size */
 
 /* What a server that comes back must describe again, bit by bit */
@@ -130,7 +141,7 @@ typedef struct VgpuLayout {
     uint64_t sizes[VGPU_CONFIG + 1];
     unsigned n_areas;
     struct {
-        uint64_t bar, offset, size, fd_offset;
+        uint64_t bar, offset, size, fd_offset, read_only;
     } areas[VGPU_MAX_AREAS];
 } VgpuLayout;
 
@@ -140,7 +151,25 @@ typedef struct VgpuBar {
     VgpuStub *s;
     MemoryRegion mr;
     int fd;                     /* of what may be mapped, until it is */
+    bool shows;                 /* what a write changes can be read unseen */
 } VgpuBar;
+
+typedef struct VgpuArea {
+    MemoryRegion mr;
+    VgpuBar *bar;
+    hwaddr offset;
+    void *at;
+    bool mapped;                /* of the server that there is */
+} VgpuArea;
+
+typedef struct VgpuBell {
+    VgpuBar *bar;
+    VgpuIoFd is;
+    MemoryRegion *mr;           /* whose writes there are trapped */
+    hwaddr at;                  /* in it */
+    EventNotifier event;
+    void *shadow;               /* where the value goes, or NULL */
+} VgpuBell;
 
 typedef struct VgpuVector {
     VgpuStub *s;
@@ -154,7 +183,7 @@ struct VgpuStub {
     char *path;
     int32_t fd;
     uint32_t connect_timeout, msg_timeout, reconnect;
-    bool posted_writes;
+    bool posted_writes, shared_mmio;
 
     char *name;                 /* of the socket, for messages */
     int sock;                   /* -1 without a connection */
@@ -176,19 +205,14 @@ struct VgpuStub {
     uint8_t *rx;                /* received and not yet dealt with */
     size_t n_rx;
     VgpuDma *dma;               /* the reply to a DMA_READ */
+    VgpuShm shm;                /* for accesses, if the server offers it */
+    bool unacknowledged;        /* what shared memory might overtake was sent */
 
     VgpuLayout layout;
     bool resettable;
     VgpuBar bars[VGPU_BARS];
-    struct {
-        MemoryRegion mr;
-        void *at;
-    } areas[VGPU_MAX_AREAS];    /* of BARs, that are the server's memory */
-    struct {
-        MemoryRegion *mr;
-        EventNotifier event;
-        VgpuIoFd is;
-    } bells[VGPU_MAX_FDS];      /* writes that are an eventfd's signal */
+    VgpuArea areas[VGPU_MAX_AREAS]; /* of BARs, that are the server's memory */
+    VgpuBell bells[VGPU_MAX_FDS]; /* writes that are an eventfd's signal */
     unsigned n_bells;
     VgpuVector *vectors;        /* of MSI-X, or the first of INTx */
     unsigned n_vectors, n_irqs; /* that there are, that are on */
@@ -224,6 +248,8 @@ static void vgpu_disconnect(VgpuStub *s)
         close(s->sock);
         s->sock = -1;
     }
+    vgpu_shm_close(&s->shm);
+    s->unacknowledged = false;
     for (i = 0; i < VGPU_BARS; i++) {
         vgpu_close_fds(&s->bars[i].fd, 1);
     }
@@ -503,8 +529,10 @@ static int vgpu_call(VgpuStub *s, uint16_t command, void *body, size_t size,
     }
     if (s->busy || least == VGPU_POSTED) {
         header.flags = VFIO_USER_NO_REPLY;
+        s->unacknowledged = s->shm.at;
         return vgpu_send(s, header, body, size) ? 0 : -EPIPE;
     }
+    s->unacknowledged = false;
     s->busy = true;
     header.id = ++s->id;
     if (vgpu_send(s, header, body, size)) {
@@ -534,27 +562,104 @@ static int vgpu_ask(VgpuStub *s, uint16_t command, uint32_t index, VgpuBody *b,
     return result;
 }
 
-static int vgpu_read(VgpuStub *s, uint32_t region, uint64_t offset,
-                     uint32_t count, VgpuBody *b)
+/*
+ * An access through the slot of the shared memory; the server's commands still
+ * come by the socket.  Returns 0 or -errno.
+ */
+static int vgpu_exchange(VgpuStub *s, bool write, uint32_t region,
+                         uint64_t offset, uint64_t *value, uint32_t count)
 {
-    b->access.offset = offset;
-    b->access.region = region;
-    b->access.count = count;
-    return vgpu_call(s, VFIO_USER_REGION_READ, b, VGPU_ACCESS,
-                     VGPU_ACCESS + count, VGPU_ACCESS + count);
+    VgpuShm *m = &s->shm;
+    uint64_t answer;
+
+    s->busy = true;
+    vgpu_shm_begin(m, write, region, offset, *value, count);
+    if (!vgpu_shm_spin(m, &answer)) {
+        s->until = s->deadline ? s->deadline : vgpu_now() + s->msg_timeout;
+    }
+    while (s->sock >= 0 && !vgpu_shm_answered(m, &answer)) {
+        struct pollfd pfds[] = {
+            { .fd = s->sock, .events = POLLIN },
+            { .fd = m->wake_us, .events = POLLIN },
+        };
+        int64_t left = s->until - vgpu_now();
+        bool late = left <= 0;
+
+        if (!late && vgpu_shm_falls_asleep(m, &answer)) {
+            late = !poll(pfds, ARRAY_SIZE(pfds), MIN(left, INT_MAX));
+        }
+        if (late || !vgpu_shm_wakes_up(m, pfds[1].revents)) {
+            /* Or did, and woke nobody: the next access would wait again */
+            vgpu_fail(s, "the server did not answer in time");
+        } else if (pfds[0].revents) {
+            vgpu_receive(s, MSG_DONTWAIT);
+            if (vgpu_serve_all(s)) {
+                vgpu_fail(s, "the server sent a reply to nothing");
+            }
+        }
+    }
+    s->busy = false;
+    if (s->sock < 0) {
+        return -EPIPE;
+    }
+    if ((uint32_t)answer != m->sequence) {
+        vgpu_fail(s, "the server answered access %u instead of %u",
+                  (uint32_t)answer, m->sequence);
+        return -EPROTO;
+    }
+    *value = vgpu_shm_result(m);
+    return -(int)MIN(answer >> 32, 4095);
 }
 
+/* Reads 1 to 8 bytes.  Returns a negative value if there are none. */
+static int vgpu_read(VgpuStub *s, uint32_t region, uint64_t offset,
+                     uint64_t *value, uint32_t count)
+{
+    struct {
+        VgpuAccess is;
+        uint8_t data[8];
+    } b = { .is = { offset, region, count } };
+    int result;
+
+    if (s->shm.at && !s->unacknowledged && !s->busy) {
+        result = vgpu_exchange(s, false, region, offset, value, count);
+        *value &= MAKE_64BIT_MASK(0, 8 * count);
+        return result;
+    }
+    result = vgpu_call(s, VFIO_USER_REGION_READ, &b, VGPU_ACCESS,
+                       VGPU_ACCESS + count, VGPU_ACCESS + count);
+    *value = ldn_le_p(b.data, count);
+    return result;
+}
+
+/*
+ * Writes 1 to 8 bytes.  Shared memory must not overtake what was sent without
+ * a wish for a reply: the next access then asks for one, by the socket.
+ */
 static void vgpu_write(VgpuStub *s, uint32_t region, uint64_t offset,
                        uint64_t value, uint32_t count, bool posted)
 {
-    VgpuBody b;
+    struct {
+        VgpuAccess is;
+        uint8_t data[8];
+    } b = { .is = { offset, region, count } };
 
-    b.access.offset = offset;
-    b.access.region = region;
-    b.access.count = count;
-    stn_le_p(b.access.data, count, value);
+    if (s->shm.at && !s->unacknowledged) {
+        int result = !posted && !s->busy ? -ENOSPC :
+                     vgpu_shm_post(&s->shm, region, offset, value, count);
+
+        if (result == -EPROTO) {
+            vgpu_fail(s, "the server took writes that there were not");
+        } else if (result && !s->busy) {
+            result = vgpu_exchange(s, true, region, offset, &value, count);
+        }
+        if (result != -ENOSPC || !s->busy) {
+            return;
+        }
+    }
+    stn_le_p(b.data, count, value);
     vgpu_call(s, VFIO_USER_REGION_WRITE, &b, VGPU_ACCESS + count,
-              posted ? VGPU_POSTED : 0, VGPU_ACCESS);
+              posted && !s->unacknowledged ? VGPU_POSTED : 0, VGPU_ACCESS);
 }
 
 /* Connecting */
@@ -589,11 +694,32 @@ static bool vgpu_greet(VgpuStub *s)
     VgpuBody b = { { 0 } };
     int n = snprintf(b.version.json, sizeof(b.version.json),
                      "{\"capabilities\":{\"max_msg_fds\":%d,\"pgsizes\":4096,"
-                     "\"max_data_xfer_size\":%d,\"max_dma_maps\":65535}}",
-                     VGPU_MAX_FDS, (int)VGPU_MAX_DATA);
+                     "\"max_data_xfer_size\":%d,\"max_dma_maps\":65535,"
+                     "\"read_only_areas\":true,\"shadow_doorbells\":true%s}}",
+                     VGPU_MAX_FDS, (int)VGPU_MAX_DATA, s->shared_mmio ?
+                     ",\"shared_mmio\":{\"version\":1,\"slots\":1}" : "");
 
     s->until = vgpu_now() + s->connect_timeout;
     return vgpu_send(s, header, &b, offsetof(VgpuBody, version.json) + n + 1);
+}
+
+/* Takes the server's offer of shared memory, if it is what we asked for. */
+static void vgpu_share(VgpuStub *s, const QDict *is)
+{
+    const char *why = "no such version, slots or descriptors";
+    uint64_t at = is ? qdict_get_try_int(is, "fd_index", -1) : -1;
+
+    if (at < VGPU_MAX_FDS && at + VGPU_SHM_FDS <= s->n_rx_fds &&
+        qdict_get_try_int(is, "version", 0) == VGPU_SHM_VERSION &&
+        qdict_get_try_int(is, "slots", 0) == 1) {
+        why = vgpu_shm_open(&s->shm, s->rx_fds + at,
+                            qdict_get_try_int(is, "ring", 0));
+    }
+    if (why) {
+        vgpu_fail(s, "the server offers to share memory, but has %s", why);
+    } else {
+        trace_vgpu_stub_shared(s->name, s->shm.ring);
+    }
 }
 
 /* "VFIO_USER_VERSION": takes the answer, of which all is optional. */
@@ -628,59 +754,98 @@ static bool vgpu_agree(VgpuStub *s)
         ours = qdict_get_qdict(caps, "vgpu_stub");
         s->state_survived = ours &&
                             qdict_get_try_bool(ours, "state_survived", false);
+        /* An extension, offered to who asks for it */
+        if (s->shared_mmio && qdict_haskey(caps, "shared_mmio")) {
+            vgpu_share(s, qdict_get_qdict(caps, "shared_mmio"));
+        }
     }
     qobject_unref(data);
-    return true;
+    return s->sock >= 0;
 }
 
 /* What the device is */
 
+static void vgpu_take_area(VgpuLayout *to, const struct vfio_region_info *is,
+                           uint64_t offset, uint64_t size, bool read_only)
+{
+    if (to->n_areas < VGPU_MAX_AREAS) {
+        to->areas[to->n_areas].bar = is->index;
+        to->areas[to->n_areas].offset = offset;
+        to->areas[to->n_areas].size = size;
+        to->areas[to->n_areas].read_only = read_only;
+        to->areas[to->n_areas++].fd_offset = is->offset + offset;
+    }
+}
+
 /*
- * "VFIO_USER_DEVICE_GET_REGION_INFO", "Sparse Regions": all of a BAR may be
- * mapped, or what its first capability lists.
+ * "Sparse Regions": all of a BAR may be mapped, or what a capability lists.
+ * Another one lists what may be mapped for reading.  Each lies behind the one
+ * before, so that there is an end.
  */
+static bool vgpu_take_areas(VgpuLayout *to, const VgpuBody *b, uint32_t size,
+                            bool writable)
+{
+    struct vfio_region_info_cap_sparse_mmap cap;
+    struct vfio_region_sparse_mmap_area area;
+    bool list = b->region.flags & VFIO_REGION_INFO_FLAG_CAPS, whole = true;
+    uint32_t at = b->region.cap_offset, least = sizeof(b->region), i;
+
+    for (; list; list = at) {
+        bool read_only;
+
+        if (at < least || at > size - sizeof(cap.header)) {
+            return false;
+        }
+        memcpy(&cap.header, b->bytes + at, sizeof(cap.header));
+        least = at + sizeof(cap.header);
+        read_only = cap.header.id == VGPU_CAP_READ_ONLY;
+        if (read_only || cap.header.id == VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
+            whole = whole && read_only;
+            if (at > size - sizeof(cap)) {
+                return false;
+            }
+            memcpy(&cap, b->bytes + at, sizeof(cap));
+            at += sizeof(cap);
+            if (cap.nr_areas > (size - at) / sizeof(area)) {
+                return false;
+            }
+            for (i = 0; i < cap.nr_areas; i++, at += sizeof(area)) {
+                memcpy(&area, b->bytes + at, sizeof(area));
+                if (read_only || writable) {
+                    vgpu_take_area(to, &b->region, area.offset, area.size,
+                                   read_only);
+                }
+            }
+        }
+        at = cap.header.next;
+    }
+    if (whole && writable) {
+        vgpu_take_area(to, &b->region, 0, b->region.size, false);
+    }
+    return true;
+}
+
+/* "VFIO_USER_DEVICE_GET_REGION_INFO" */
 static bool vgpu_describe_region(VgpuStub *s, unsigned region, VgpuLayout *to)
 {
     const uint32_t mapped = VFIO_REGION_INFO_FLAG_READ |
                             VFIO_REGION_INFO_FLAG_WRITE |
                             VFIO_REGION_INFO_FLAG_MMAP;
-    struct vfio_region_info_cap_sparse_mmap cap = { .nr_areas = 1 };
-    struct vfio_region_sparse_mmap_area area = { };
     VgpuBody b;
     int size = vgpu_ask(s, VFIO_USER_DEVICE_GET_REGION_INFO, region, &b,
                         sizeof(b.region), sizeof(b));
-    bool list = b.region.flags & VFIO_REGION_INFO_FLAG_CAPS, good;
-    uint32_t at = b.region.cap_offset, i;
 
     if (size < 0) {
         return false;
     }
-    to->sizes[region] = area.size = b.region.size;
-    if (region >= VGPU_BARS || (b.region.flags & mapped) != mapped ||
-        !s->n_rx_fds) {
+    to->sizes[region] = b.region.size;
+    if (region >= VGPU_BARS || !s->n_rx_fds) {
         return true;
     }
-    good = !list || (at >= sizeof(b.region) && at <= size - sizeof(cap));
-    if (list && good) {
-        memcpy(&cap, b.bytes + at, sizeof(cap));
-        at += sizeof(cap);
-        if (cap.header.id != VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
-            return true;
-        }
-        good = cap.nr_areas <= (size - at) / sizeof(area);
-    }
-    if (!good) {
+    b.region.index = region;
+    if (!vgpu_take_areas(to, &b, size, (b.region.flags & mapped) == mapped)) {
         vgpu_fail(s, "the capabilities of region %u make no sense", region);
         return false;
-    }
-    for (i = 0; i < cap.nr_areas && to->n_areas < VGPU_MAX_AREAS; i++) {
-        if (list) {
-            memcpy(&area, b.bytes + at + i * sizeof(area), sizeof(area));
-        }
-        to->areas[to->n_areas].bar = region;
-        to->areas[to->n_areas].offset = area.offset;
-        to->areas[to->n_areas].size = area.size;
-        to->areas[to->n_areas++].fd_offset = b.region.offset + area.offset;
     }
     s->bars[region].fd = s->rx_fds[--s->n_rx_fds];
     return true;
@@ -761,8 +926,10 @@ static bool vgpu_describe(VgpuStub *s, VgpuLayout *to)
     }
     size = MIN(to->sizes[VGPU_CONFIG], PCI_CONFIG_SPACE_SIZE);
     memset(&b, 0, sizeof(b));
+    b.access.is = (VgpuAccess) { 0, VGPU_CONFIG, size };
     if (size < PCI_CONFIG_HEADER_SIZE ||
-        vgpu_read(s, VGPU_CONFIG, 0, size, &b) < 0 ||
+        vgpu_call(s, VFIO_USER_REGION_READ, &b, VGPU_ACCESS,
+                  VGPU_ACCESS + size, VGPU_ACCESS + size) < 0 ||
         !vgpu_take_config(to, b.access.data)) {
         vgpu_fail(s, "the server's config space makes no sense");
     }
@@ -771,46 +938,87 @@ static bool vgpu_describe(VgpuStub *s, VgpuLayout *to)
 
 /* Mapped BARs and doorbells */
 
+static const MemoryRegionOps vgpu_area_ops;
+
+/*
+ * Maps a part of the server's file.  One that shrinks under a mapping would be
+ * a SIGBUS in QEMU.
+ */
+static void *vgpu_map_file(int fd, uint64_t start, uint64_t size, int prot,
+                           void *old)
+{
+    struct stat st;
+
+    if (fd < 0) {
+        return MAP_FAILED;
+    }
+    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);
+    if (!(MAX(fcntl(fd, F_GET_SEALS), 0) & F_SEAL_SHRINK) || fstat(fd, &st) ||
+        size > st.st_size || start > st.st_size - size) {
+        return MAP_FAILED;
+    }
+    return mmap(old, size, prot, old ? MAP_SHARED | MAP_FIXED : MAP_SHARED, fd,
+                start);
+}
+
+/*
+ * An area of which only writes are seen by us.  QEMU's ROM devices have memory
+ * of QEMU's own, which under Xen would be the guest's; so this one is made of
+ * RAM that is where the server's memory is.
+ */
+static void vgpu_init_rom(VgpuStub *s, VgpuArea *area, uint64_t size)
+{
+    memory_region_init_ram_ptr(&area->mr, OBJECT(s), "vgpu-stub-shown", size,
+                               area->at);
+    area->mr.ram = false;
+    area->mr.rom_device = true;
+    area->mr.ops = &vgpu_area_ops;
+    area->mr.opaque = area;
+}
+
 /* Maps what the server offers.  What cannot be mapped is trapped. */
 static void vgpu_map(VgpuStub *s)
 {
     unsigned i;
 
     for (i = 0; i < s->layout.n_areas; i++) {
+        VgpuArea *area = &s->areas[i];
         VgpuBar *bar = &s->bars[s->layout.areas[i].bar];
+        bool read_only = s->layout.areas[i].read_only;
         uint64_t offset = s->layout.areas[i].offset;
         uint64_t size = s->layout.areas[i].size;
         uint64_t start = s->layout.areas[i].fd_offset;
         uint64_t room = s->layout.sizes[s->layout.areas[i].bar];
-        void *old = s->areas[i].at, *at;
-        struct stat st;
+        void *at;
 
-        if (!size || size > room || offset > room - size || bar->fd < 0 ||
+        if (!size || size > room || offset > room - size ||
             !QEMU_IS_ALIGNED(offset | size | start, 4 * KiB)) {
             continue;
         }
-        /* A file that shrinks under a mapping would be a SIGBUS in QEMU */
-        fcntl(bar->fd, F_ADD_SEALS, F_SEAL_SHRINK);
-        if (!(MAX(fcntl(bar->fd, F_GET_SEALS), 0) & F_SEAL_SHRINK) ||
-            fstat(bar->fd, &st) || size > st.st_size ||
-            start > st.st_size - size) {
-            continue;
-        }
-        at = mmap(old, size, PROT_READ | PROT_WRITE,
-                  old ? MAP_SHARED | MAP_FIXED : MAP_SHARED, bar->fd, start);
+        at = vgpu_map_file(bar->fd, start, size, read_only ? PROT_READ :
+                           PROT_READ | PROT_WRITE, area->at);
         if (at == MAP_FAILED) {
             continue;
         }
-        if (!old) {
-            s->areas[i].at = at;
-            memory_region_init_ram_device_ptr(&s->areas[i].mr, OBJECT(s),
-                                              "vgpu-stub-area", size, at);
+        if (!area->at) {
+            area->at = at;
+            area->bar = bar;
+            area->offset = offset;
+            if (read_only) {
+                vgpu_init_rom(s, area, size);
+            } else {
+                memory_region_init_ram_device_ptr(&area->mr, OBJECT(s),
+                                                  "vgpu-stub-area", size, at);
+            }
             /* Below the MSI-X table, should they overlap */
-            memory_region_add_subregion_overlap(&bar->mr, offset,
-                                                &s->areas[i].mr, -1);
+            memory_region_add_subregion_overlap(&bar->mr, offset, &area->mr,
+                                                -1);
         }
-        memory_region_set_enabled(&s->areas[i].mr, true);
-        trace_vgpu_stub_mapped(s->name, s->layout.areas[i].bar, offset, size);
+        bar->shows |= read_only;
+        area->mapped = true;
+        memory_region_set_enabled(&area->mr, true);
+        trace_vgpu_stub_mapped(s->name, s->layout.areas[i].bar, offset, size,
+                               read_only);
     }
 }
 
@@ -819,10 +1027,44 @@ static void vgpu_show_areas(VgpuStub *s, bool visible)
     unsigned i;
 
     for (i = 0; i < s->layout.n_areas; i++) {
-        if (s->areas[i].at) {
+        if (s->areas[i].mapped) {
             memory_region_set_enabled(&s->areas[i].mr, visible);
         }
     }
+}
+
+/* Finds whose writes there are trapped: the BAR's, or an area's of it. */
+static void vgpu_place_bell(VgpuStub *s, VgpuBell *bell)
+{
+    unsigned i;
+
+    bell->mr = &bell->bar->mr;
+    bell->at = bell->is.offset;
+    for (i = 0; i < s->layout.n_areas; i++) {
+        VgpuArea *area = &s->areas[i];
+
+        if (area->mapped && s->layout.areas[i].read_only &&
+            area->bar == bell->bar && bell->is.offset >= area->offset &&
+            bell->is.offset - area->offset < s->layout.areas[i].size) {
+            bell->mr = &area->mr;
+            bell->at = bell->is.offset - area->offset;
+        }
+    }
+}
+
+/* Where a doorbell's value goes, or NULL. */
+static void *vgpu_map_shadow(VgpuStub *s, const VgpuIoFd *is)
+{
+    const uint64_t page = 4 * KiB;
+    void *at = MAP_FAILED;
+
+    if (is->shadow_fd_index < s->n_rx_fds &&
+        QEMU_IS_ALIGNED(is->shadow_offset, 8)) {
+        at = vgpu_map_file(s->rx_fds[is->shadow_fd_index],
+                           QEMU_ALIGN_DOWN(is->shadow_offset, page), page,
+                           PROT_READ | PROT_WRITE, NULL);
+    }
+    return at == MAP_FAILED ? NULL : (uint8_t *)at + is->shadow_offset % page;
 }
 
 /*
@@ -833,9 +1075,11 @@ static void vgpu_add_bell(VgpuStub *s, unsigned bar, const VgpuIoFd *is)
 {
     const uint64_t zero = 0, size = s->layout.sizes[bar];
     int fd = is->fd_index < s->n_rx_fds ? s->rx_fds[is->fd_index] : -1;
+    VgpuBell *bell = &s->bells[s->n_bells];
     unsigned i;
 
-    if (s->n_bells == ARRAY_SIZE(s->bells) || is->type || is->flags > 1 ||
+    if (s->n_bells == ARRAY_SIZE(s->bells) || is->flags > 1 ||
+        (is->type != VGPU_IOEVENTFD && is->type != VGPU_SHADOW) ||
         !is_power_of_2(is->size) || is->size > MIN(size, 8) ||
         is->offset > size - is->size ||
         !g_unix_set_fd_nonblocking(fd, true, NULL) ||
@@ -844,49 +1088,102 @@ static void vgpu_add_bell(VgpuStub *s, unsigned bar, const VgpuIoFd *is)
         return;
     }
     for (i = 0; i < s->n_bells; i++) {
-        if (s->bells[i].mr == &s->bars[bar].mr &&
+        if (s->bells[i].bar == &s->bars[bar] &&
             s->bells[i].is.offset == is->offset) {
             return;
         }
     }
-    s->bells[i].mr = &s->bars[bar].mr;
-    s->bells[i].is = *is;
-    event_notifier_init_fd(&s->bells[i].event, qemu_dup(fd));
-    memory_region_add_eventfd(s->bells[i].mr, is->offset, is->size, is->flags,
-                              is->datamatch, &s->bells[i].event);
+    bell->bar = &s->bars[bar];
+    bell->is = *is;
+    vgpu_place_bell(s, bell);
+    bell->shadow = is->type == VGPU_SHADOW ? vgpu_map_shadow(s, is) : NULL;
+    if (is->type == VGPU_SHADOW && !bell->shadow) {
+        return;
+    }
+    event_notifier_init_fd(&bell->event, qemu_dup(fd));
+    if (!bell->shadow) {
+        memory_region_add_eventfd(bell->mr, bell->at, is->size, is->flags,
+                                  is->datamatch, &bell->event);
+    }
     s->n_bells++;
+    trace_vgpu_stub_doorbell(s->name, bar, is->offset, is->size, is->type);
 }
 
 /* "VFIO_USER_DEVICE_GET_REGION_IO_FDS" is optional: a refusal is no fault. */
 static void vgpu_add_bells(VgpuStub *s)
 {
+    const size_t shorter = offsetof(VgpuIoFd, datamatch);
     unsigned bar, i;
 
     for (bar = 0; bar < VGPU_BARS; bar++) {
         VgpuBody b = { .info = { .argsz = sizeof(b.info), .index = bar } };
         int size = -1;
+        size_t each;
 
         if (s->layout.sizes[bar]) {
             size = vgpu_call(s, VFIO_USER_DEVICE_GET_REGION_IO_FDS, &b,
                              VGPU_INFO, VGPU_INFO, sizeof(b.info));
         }
-        for (i = 0; size >= 0 && i < b.info.count &&
-             VGPU_INFO + (i + 1) * sizeof(VgpuIoFd) <= size; i++) {
-            vgpu_add_bell(s, bar, &b.info.io[i]);
+        if (size < 0 || !b.info.count) {
+            continue;
+        }
+        each = (size - VGPU_INFO) / b.info.count;
+        for (i = 0; i < b.info.count && each >= shorter; i++) {
+            VgpuIoFd is;
+
+            memcpy(&is, b.info.io + i * each, MIN(each, sizeof(is)));
+            if (each < sizeof(is)) {
+                is.datamatch = is.shadow_offset;
+                is.type = is.type == VGPU_SHADOW ? UINT32_MAX : is.type;
+            }
+            vgpu_add_bell(s, bar, &is);
         }
     }
+}
+
+/* A doorbell with a value; the others are QEMU's. */
+static bool vgpu_ring(VgpuBar *bar, hwaddr offset, uint64_t value,
+                      unsigned size)
+{
+    unsigned i;
+
+    for (i = 0; i < bar->s->n_bells; i++) {
+        VgpuBell *bell = &bar->s->bells[i];
+
+        if (!bell->shadow || bell->bar != bar || bell->is.offset != offset ||
+            bell->is.size != size ||
+            (bell->is.flags && bell->is.datamatch != value)) {
+            continue;
+        }
+        if (size == 8) {
+            __atomic_store_n((uint64_t *)bell->shadow, value, __ATOMIC_RELEASE);
+        } else if (size == 4) {
+            __atomic_store_n((uint32_t *)bell->shadow, value, __ATOMIC_RELEASE);
+        } else if (size == 2) {
+            __atomic_store_n((uint16_t *)bell->shadow, value, __ATOMIC_RELEASE);
+        } else {
+            __atomic_store_n((uint8_t *)bell->shadow, value, __ATOMIC_RELEASE);
+        }
+        event_notifier_set(&bell->event);
+        return true;
+    }
+    return false;
 }
 
 static void vgpu_remove_bells(VgpuStub *s)
 {
     while (s->n_bells) {
-        unsigned i = --s->n_bells;
+        VgpuBell *bell = &s->bells[--s->n_bells];
 
-        memory_region_del_eventfd(s->bells[i].mr, s->bells[i].is.offset,
-                                  s->bells[i].is.size, s->bells[i].is.flags,
-                                  s->bells[i].is.datamatch,
-                                  &s->bells[i].event);
-        event_notifier_cleanup(&s->bells[i].event);
+        if (bell->shadow) {
+            munmap((void *)QEMU_ALIGN_DOWN((uintptr_t)bell->shadow, 4 * KiB),
+                   4 * KiB);
+        } else {
+            memory_region_del_eventfd(bell->mr, bell->at, bell->is.size,
+                                      bell->is.flags, bell->is.datamatch,
+                                      &bell->event);
+        }
+        event_notifier_cleanup(&bell->event);
     }
 }
 
@@ -983,11 +1280,10 @@ static uint64_t vgpu_bar_read(void *opaque, hwaddr offset, unsigned size)
 {
     VgpuBar *bar = opaque;
     VgpuStub *s = bar->s;
-    uint64_t value = UINT64_MAX;
-    VgpuBody b;
+    uint64_t value;
 
-    if (s->live && vgpu_read(s, bar - s->bars, offset, size, &b) >= 0) {
-        value = ldn_le_p(b.access.data, size);
+    if (!s->live || vgpu_read(s, bar - s->bars, offset, &value, size) < 0) {
+        value = UINT64_MAX;
     }
     trace_vgpu_stub_read(s->name, bar - s->bars, offset, size, value);
     vgpu_end_intx(s);
@@ -1001,8 +1297,10 @@ static void vgpu_bar_write(void *opaque, hwaddr offset, uint64_t value,
     VgpuStub *s = bar->s;
 
     trace_vgpu_stub_write(s->name, bar - s->bars, offset, size, value);
-    if (s->live) {
-        vgpu_write(s, bar - s->bars, offset, value, size, s->posted_writes);
+    if (s->live && !vgpu_ring(bar, offset, value, size)) {
+        /* Where a read is not seen it cannot push writes, so these wait */
+        vgpu_write(s, bar - s->bars, offset, value, size,
+                   s->posted_writes && !bar->shows);
     }
     vgpu_end_intx(s);
 }
@@ -1010,6 +1308,30 @@ static void vgpu_bar_write(void *opaque, hwaddr offset, uint64_t value,
 static const MemoryRegionOps vgpu_bar_ops = {
     .read = vgpu_bar_read,
     .write = vgpu_bar_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .valid = { .min_access_size = 1, .max_access_size = 8 },
+    .impl = { .min_access_size = 1, .max_access_size = 8 },
+};
+
+static uint64_t vgpu_area_read(void *opaque, hwaddr offset, unsigned size)
+{
+    VgpuArea *area = opaque;
+
+    return vgpu_bar_read(area->bar, area->offset + offset, size);
+}
+
+static void vgpu_area_write(void *opaque, hwaddr offset, uint64_t value,
+                            unsigned size)
+{
+    VgpuArea *area = opaque;
+
+    vgpu_bar_write(area->bar, area->offset + offset, value, size);
+}
+
+/* Of areas whose reads are the server's memory */
+static const MemoryRegionOps vgpu_area_ops = {
+    .read = vgpu_area_read,
+    .write = vgpu_area_write,
     .endianness = DEVICE_LITTLE_ENDIAN,
     .valid = { .min_access_size = 1, .max_access_size = 8 },
     .impl = { .min_access_size = 1, .max_access_size = 8 },
@@ -1024,26 +1346,23 @@ static bool vgpu_is_ours(PCIDevice *pci, uint32_t address)
 static uint32_t vgpu_config_read(PCIDevice *pci, uint32_t address, int size)
 {
     VgpuStub *s = VGPU_STUB(pci);
-    VgpuBody b;
+    uint64_t is;
 
     if (vgpu_is_ours(pci, address)) {
         uint32_t value = pci_default_read_config(pci, address, size);
 
         /* An INTx that is disabled stays with the server, but shows here */
         if (s->live && address <= PCI_STATUS && PCI_STATUS < address + size &&
-            vgpu_read(s, VGPU_CONFIG, PCI_STATUS, 1, &b) >= 0) {
-            value |= (b.access.data[0] & PCI_STATUS_INTERRUPT) <<
-                     8 * (PCI_STATUS - address);
+            vgpu_read(s, VGPU_CONFIG, PCI_STATUS, &is, 1) >= 0) {
+            value |= (is & PCI_STATUS_INTERRUPT) << 8 * (PCI_STATUS - address);
         }
         return value;
     }
-    if (!s->live || vgpu_read(s, VGPU_CONFIG, address, size, &b) < 0) {
+    if (!s->live || vgpu_read(s, VGPU_CONFIG, address, &is, size) < 0) {
         return UINT32_MAX;
     }
-    if (address == s->layout.msi_at) {
-        b.access.data[0] = 0;   /* MSI is not for us: a null capability */
-    }
-    return ldn_le_p(b.access.data, size);
+    /* MSI is not for us: a null capability */
+    return address == s->layout.msi_at ? is & ~0xff : is;
 }
 
 /* The server hears of the command register: whether it may access memory. */
@@ -1193,6 +1512,8 @@ static void vgpu_resume(VgpuStub *s)
 /* Clears away what a connection that is gone has left. */
 static void vgpu_clean_up(VgpuStub *s)
 {
+    unsigned i;
+
     if (s->listener.region_add) {
         memory_listener_unregister(&s->listener);
         s->listener.region_add = NULL;
@@ -1200,6 +1521,12 @@ static void vgpu_clean_up(VgpuStub *s)
     vgpu_stop_irqs(s);
     vgpu_remove_bells(s);
     vgpu_show_areas(s, false);
+    for (i = 0; i < s->layout.n_areas; i++) {
+        s->areas[i].mapped = false;
+    }
+    for (i = 0; i < VGPU_BARS; i++) {
+        s->bars[i].shows = false;
+    }
     s->clean = true;
 }
 
@@ -1426,6 +1753,7 @@ static VGPU_CONST Property vgpu_properties[] = {
     DEFINE_PROP_UINT32("msg-timeout", VgpuStub, msg_timeout, 2000),
     DEFINE_PROP_UINT32("reconnect", VgpuStub, reconnect, 0),
     DEFINE_PROP_BOOL("posted-writes", VgpuStub, posted_writes, true),
+    DEFINE_PROP_BOOL("shared-mmio", VgpuStub, shared_mmio, true),
 #if QEMU_VERSION_MAJOR < 10
     DEFINE_PROP_END_OF_LIST(),
 #endif

@@ -75,7 +75,7 @@ impl Base {
         let said = self.run_build(plan)?;
         let complaints: Vec<&str> = said
             .lines()
-            .filter(|line| line.contains("vgpu-stub.c:") && line.contains("warning:"))
+            .filter(|line| line.contains("misc/vgpu-stub") && line.contains("warning:"))
             .collect();
         if !complaints.is_empty() {
             // Or the next build would have nothing to say about it.

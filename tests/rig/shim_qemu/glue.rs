@@ -75,6 +75,7 @@ pub(crate) fn put(tree: &Path, shim: &Shim) -> Result<(), RigError> {
         _ => write(path, text),
     };
     update(&misc.join("vgpu-stub.c"), &shim.code)?;
+    update(&misc.join("vgpu-stub-shm.h"), &shim.header)?;
     let events = misc.join("trace-events");
     let others = read(&events)?;
     let others: String = others

@@ -64,6 +64,8 @@ impl Version {
 pub(crate) struct Shim {
     /// `hw/misc/vgpu-stub.c`
     pub(crate) code: String,
+    /// `hw/misc/vgpu-stub-shm.h`
+    pub(crate) header: String,
     /// Its lines of `hw/misc/trace-events`.
     pub(crate) trace_events: String,
 }
@@ -78,6 +80,7 @@ impl Shim {
         };
         Ok(Self {
             code: read("vgpu-stub.c")?,
+            header: read("vgpu-stub-shm.h")?,
             trace_events: read("trace-events")?,
         })
     }
@@ -86,6 +89,7 @@ impl Shim {
     fn empty() -> Self {
         Self {
             code: "#include \"qemu/osdep.h\"\n".to_owned(),
+            header: String::new(),
             trace_events: String::new(),
         }
     }
@@ -170,7 +174,7 @@ pub(crate) fn obtain(version: Version) -> Result<ShimQemu, RigError> {
     let shim = Shim::read()?;
     let plan = Plan::of(version)?;
     let base = Base::of(&plan)?;
-    let made_of = format!("{}\n{}\n{}", base.recipe(), shim.code, shim.trace_events);
+    let made_of = [base.recipe(), &shim.code, &shim.header, &shim.trace_events].join("\n");
     let path = base
         .home()
         .join(format!("{}-{}", plan.name, cache::key(&made_of)));

@@ -6,3 +6,4 @@ mod config;
 mod liar;
 mod messages;
 mod regions;
+mod sharing;
