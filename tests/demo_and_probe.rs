@@ -149,6 +149,9 @@ fn probe_tells_a_program_in_json() {
         (&"BAR 0".into(), &8192.into())
     );
     assert_eq!(bar0["ioeventfds"][0]["offset"], 4);
+    assert_eq!(bar0["ioeventfds"][1]["shadow"], true);
+    assert_eq!(bar0["areas"][0]["offset"], 4096);
+    assert_eq!(bar0["read_only_areas"][0]["size"], 4096);
     assert_eq!(found["irqs"][1]["name"], "MSI");
     assert_eq!(found["irqs"][1]["count"], 1);
     assert_eq!(found["function"]["identity"]["device"], 0x1112);

@@ -1,5 +1,6 @@
 //! Registers that need no exit: which pages a client gets, that they say what
 //! the device says, and that nobody who writes there changes what it believes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod wire;
 
@@ -13,7 +14,7 @@ use vgpu_stub::device::{Access, AccessError, Bar, Device, Function, Register, Re
 use vgpu_stub::devices::DoorbellRegister as Bell;
 use vgpu_stub::endpoint::{Endpoint, EndpointError};
 use vgpu_stub::pci::Identity;
-use vgpu_stub::protocol::Area;
+use vgpu_stub::protocol::{Area, IoEventFd, Shadow};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 use wire::{Cmd, PATIENT, Served, bytes};
 
@@ -508,21 +509,20 @@ fn a_doorbell_that_cannot_be_is_refused() {
     let (io_fds, fds) = client.io_fds(0).unwrap();
     let bell = io_fds.sub_regions[1];
     let shadow = bell.shadow.unwrap();
-    let wrong = |change: &dyn Fn(&mut vgpu_stub::protocol::IoEventFd)| {
+    let wrong = |change: &dyn Fn(&mut IoEventFd)| {
         let mut bell = bell;
         change(&mut bell);
         assert!(client::Doorbell::new(&bell, &fds).is_err(), "{bell:?}");
     };
     wrong(&|bell| bell.size = 3);
     wrong(&|bell| bell.fd_index = 99);
-    wrong(&|bell| {
-        bell.shadow = Some(vgpu_stub::protocol::Shadow {
-            fd_index: 3,
-            ..shadow
-        })
+    let with = |shadow: Shadow| wrong(&|bell| bell.shadow = Some(shadow));
+    with(Shadow {
+        fd_index: 3,
+        ..shadow
     });
     for offset in [2, 4096, u64::MAX - 3] {
-        wrong(&|bell| bell.shadow = Some(vgpu_stub::protocol::Shadow { offset, ..shadow }));
+        with(Shadow { offset, ..shadow });
     }
 }
 
