@@ -18,8 +18,13 @@ const LOOK: u64 = 200;
 const MEASURE_EACH: u8 = 63;
 /// The smallest window but none, in nanoseconds: less than a sleep costs.
 const SMALLEST: u64 = 2_000;
-/// After so many nanoseconds of spinning, and then again, others may run.
+/// After so many nanoseconds of spinning, others may run: whoever was woken by
+/// the last answer may wait for this very CPU. Then again after twice the time,
+/// and at last after so many nanoseconds each.
+const GIVE_WAY_FIRST: u64 = 2_000;
 const GIVE_WAY_EACH: u64 = 20_000;
+/// Of looks that take long, so many nanoseconds go without the clock.
+const UNWATCHED: u64 = 1_000;
 /// If others ran for so many nanoseconds, they had work to do.
 const GIVEN_WAY: u64 = 10_000;
 /// From one look at the clock to the next pass less nanoseconds than that,
@@ -65,6 +70,8 @@ pub struct Spin<C = Monotonic> {
     spun: u64,
     /// What a look takes, about.
     per_look: u64,
+    /// How many looks go without the clock.
+    unwatched: u32,
     /// How long not to spin after the last hole, and until when.
     bar: u64,
     barred_until: u64,
@@ -169,6 +176,7 @@ impl<C: Clock> Spin<C> {
             window: 0,
             spun: 0,
             per_look: LOOK,
+            unwatched: LOOKS_AT_FIRST,
             bar: 0,
             barred_until: 0,
             purse: Purse::new(percent, now),
@@ -197,7 +205,7 @@ impl<C: Clock> Spin<C> {
         } else {
             None
         };
-        for looks in 1..=LOOKS_AT_FIRST {
+        for looks in 1..=self.unwatched {
             if let Some(found) = look() {
                 if let Some(began) = began {
                     self.measured(looks, self.clock.now().saturating_sub(began));
@@ -224,12 +232,18 @@ impl<C: Clock> Spin<C> {
 
     /// Looks with an eye on the clock, until the window is over.
     fn look_longer<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        let mut time = u64::from(LOOKS_AT_FIRST) * self.per_look;
+        let mut time = u64::from(self.unwatched) * self.per_look;
         let mut tick = self.clock.now();
-        let mut give_way_at = GIVE_WAY_EACH;
+        let mut give_way_at = GIVE_WAY_FIRST;
         while time < self.window {
-            for looks in 1..=LOOKS_PER_TICK {
+            let most = self.unwatched.min(LOOKS_PER_TICK);
+            for looks in 1..=most {
                 if let Some(found) = look() {
+                    // It may have come while somebody else had the CPU.
+                    let now = self.clock.now();
+                    if now.saturating_sub(tick) > HOLE {
+                        return self.is_in_the_way(now).or(Some(found));
+                    }
                     self.found(time + u64::from(looks) * self.per_look);
                     return Some(found);
                 }
@@ -240,7 +254,7 @@ impl<C: Clock> Spin<C> {
             if passed > HOLE {
                 return self.is_in_the_way(now);
             }
-            self.measured(LOOKS_PER_TICK, passed);
+            self.measured(most, passed);
             (time, tick) = (time + passed, now);
             if time >= give_way_at {
                 self.clock.give_way();
@@ -248,7 +262,7 @@ impl<C: Clock> Spin<C> {
                 if tick - now > GIVEN_WAY {
                     return self.is_in_the_way(tick);
                 }
-                give_way_at = time + GIVE_WAY_EACH;
+                give_way_at = time + time.min(GIVE_WAY_EACH);
             }
         }
         self.spun = time;
@@ -258,6 +272,9 @@ impl<C: Clock> Spin<C> {
 
     fn measured(&mut self, looks: u32, time: u64) {
         self.per_look = (7 * self.per_look + time / u64::from(looks)) / 8;
+        let unwatched = UNWATCHED / self.per_look.max(1);
+        let unwatched = u32::try_from(unwatched).unwrap_or(u32::MAX);
+        self.unwatched = unwatched.clamp(1, LOOKS_AT_FIRST);
     }
 
     /// It was worth it: more of it would have been, too.

@@ -119,6 +119,39 @@ fn a_hole_in_the_spin_gives_the_cpu_up_and_longer_each_time() {
 }
 
 #[test]
+fn a_hole_is_one_even_if_there_is_work_behind_it() {
+    let machine = Machine::default();
+    let mut spin = machine.spin(100);
+    while spin.window == 0 {
+        machine.wait(&mut spin, 20 * MICROSECOND);
+    }
+    let mut looks = 0;
+    let look = || {
+        looks += 1;
+        machine.pass(if looks == 30 {
+            3_000 * MICROSECOND
+        } else {
+            100
+        });
+        (looks == 30).then_some(())
+    };
+    assert_eq!(spin.look(look), Some(()));
+    assert_eq!(machine.wait(&mut spin, MICROSECOND), (true, 0));
+}
+
+#[test]
+fn who_was_just_woken_runs_soon() {
+    let machine = Machine::default();
+    let mut spin = machine.spin(100);
+    machine.wait(&mut spin, 20 * MICROSECOND);
+    for (gap, ways) in [(MICROSECOND, 0), (4 * MICROSECOND, 1)] {
+        let before = machine.gave_way.get();
+        machine.wait(&mut spin, gap);
+        assert_eq!(machine.gave_way.get() - before, ways);
+    }
+}
+
+#[test]
 fn others_that_only_want_to_run_shortly_are_let_and_bar_nothing() {
     let machine = Machine::default();
     let mut spin = machine.spin(100);
