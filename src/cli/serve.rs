@@ -78,12 +78,13 @@ pub(super) struct Args {
 
     /// Whether a device's thread looks for work before it sleeps: never, as
     /// long as that was worthwhile lately, or always, which takes a CPU from
-    /// others for as long as there is a client.
+    /// others for as long as there is a client. A process that may run on one
+    /// CPU only sleeps at once unless it always looks.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     poll: Poll,
 
     /// With --poll adaptive: the most of a CPU's time that each device's
-    /// thread spends looking for work in vain, 1 to 100 percent.
+    /// thread spends looking for work, 1 to 100 percent.
     #[arg(
         long,
         value_name = "PERCENT",

@@ -17,10 +17,11 @@ pub enum Polling {
     /// It sleeps at once.
     Never,
     /// It looks for as long as that was worthwhile lately, 200 us at most, and
-    /// then sleeps. On one CPU it never looks, and while others want its CPU
-    /// hardly ever.
+    /// then sleeps. A process that may run on one CPU only never looks, even
+    /// if its client is on another; while others want its CPU, hardly ever.
     Adaptive {
-        /// The most of a CPU's time that it looks in vain, 1 to 100 percent.
+        /// The most of a CPU's time that it spends looking, 1 to 100 percent,
+        /// over some tenths of a second.
         budget: u8,
     },
     /// It looks and never sleeps while it has a client: for measurements.

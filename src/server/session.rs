@@ -19,7 +19,7 @@ use super::connection::{Connection, Lent};
 use super::refusal::Refusal;
 use super::version::{self, Answer, Negotiated};
 use super::watch::Watch;
-use super::{Handle, Limits, Observer, Polling, Terms};
+use super::{Handle, Limits, Observer, Terms};
 use crate::endpoint::Endpoint;
 use crate::fastpath::{Fault, Serving, Spin};
 use crate::protocol::{
@@ -63,8 +63,6 @@ pub(super) struct Session<'a, O> {
     message: Message,
     limits: &'a Limits,
     spin: Spin,
-    /// Whether it lets others run between two looks.
-    gives_way: bool,
     /// How often it was looked for work, roughly.
     looks: u32,
     /// If there is more than the socket to wait for.
@@ -128,7 +126,6 @@ impl<'a, O: Observer> Session<'a, O> {
             message: Message::new(),
             limits,
             spin: polling.spin(),
-            gives_way: *polling != Polling::Always,
             looks: 0,
             watch: None,
             watched: None,

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use rustix::event::Timespec;
-use rustix::thread::sched_yield;
 
 use super::{Session, SessionError};
 use crate::protocol::{Inbox, ReceiveError, Wait};
@@ -40,7 +39,6 @@ impl<O: Observer> Session<'_, O> {
             watch,
             shared,
             endpoint,
-            gives_way,
             ..
         } = self;
         let inbox = &mut connection.as_deref_mut()?.inbox;
@@ -54,14 +52,7 @@ impl<O: Observer> Session<'_, O> {
             }
             match receive(inbox, watch, handshake) {
                 Ok(true) => Some(Ok(())),
-                Ok(false) => {
-                    // Whoever was woken by the last answer may wait for this
-                    // CPU, where a sleeping thread would not be in the way.
-                    if *gives_way {
-                        sched_yield();
-                    }
-                    None
-                }
+                Ok(false) => None,
                 Err(error) => Some(Err(error)),
             }
         })
