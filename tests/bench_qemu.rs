@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rig::qemu::write_launcher;
+use rig::shim_qemu::{self, Version};
 use rig::{Accelerator, Qemu, or_skip};
 use tempfile::TempDir;
 use vgpu_stub::bench::{Bench, Pinning, Plan, Progress, Quiet, Section, qemu};
@@ -108,6 +110,45 @@ fn each_kind_of_access_is_measured_beside_its_floor() {
         }
     }
     assert!(of_tcg > 0, "{:?}", reasons(&sections));
+}
+
+#[test]
+fn the_shim_is_measured_by_the_socket_and_by_shared_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let launcher = directory.path().join("shim");
+    let Some(qemu) = or_skip(shim_qemu::obtain(Version::under_test())) else {
+        return;
+    };
+    let written = write_launcher(&launcher, &qemu.command(), qemu.data_arguments());
+    or_skip(written).unwrap();
+    let mut of_tcg = 0;
+    for section in &measure(&launcher) {
+        if !section.title.contains("TCG") || section.rows.is_empty() {
+            continue;
+        }
+        of_tcg += 1;
+        let names: Vec<&str> = section
+            .rows
+            .iter()
+            .map(|row| row.name.splitn(4, '.').last().unwrap())
+            .collect();
+        let by_socket: &[&str] = if section.title.contains("spins") {
+            &[]
+        } else {
+            &["read.shim", "write.shim"]
+        };
+        let expected = [
+            &["timer", "read.edu", "write.edu"],
+            by_socket,
+            &["read.shim-shared", "write.shim-shared"],
+        ];
+        assert_eq!(names, expected.concat(), "{:?}", section.gaps);
+        for row in &section.rows {
+            assert_eq!(row.partial, None, "{}", row.name);
+        }
+    }
+    let two = if plan().pinning.other.is_some() { 3 } else { 1 };
+    assert_eq!(of_tcg, two);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod serve;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::Shutdown;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -100,6 +101,8 @@ pub struct PeerOptions {
     /// How many more devices its process has, each with a client that does
     /// nothing. Only the stub can.
     pub idle: u32,
+    /// On so many threads it serves all of them, else each on one of its own.
+    pub threads: Option<NonZeroUsize>,
 }
 
 impl PeerOptions {
@@ -111,6 +114,7 @@ impl PeerOptions {
             cpu: None,
             stamps: false,
             idle: 0,
+            threads: None,
         }
     }
 }
@@ -142,6 +146,11 @@ impl Peer {
             .args(options.spin.then_some("--spin"))
             .args(options.stamps.then_some("--stamps"))
             .args(["--idle", &options.idle.to_string()])
+            .args(
+                options
+                    .threads
+                    .map(|threads| format!("--threads={threads}")),
+            )
             .stdin(theirs)
             .stdout(if options.stamps || options.idle > 0 {
                 Stdio::piped()

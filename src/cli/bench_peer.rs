@@ -1,5 +1,7 @@
 //! `vgpu-stub bench-peer`: what the bench starts to have someone to talk to.
 
+use std::num::NonZeroUsize;
+
 use vgpu_stub::bench::{PeerKind, PeerOptions, serve_peer};
 
 use super::failure::Failure;
@@ -22,6 +24,10 @@ pub(super) struct Args {
     /// Have so many more devices, each with a client that does nothing.
     #[arg(long, default_value_t = 0)]
     idle: u32,
+
+    /// Serve all devices on so many threads.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -29,6 +35,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         spin: args.spin,
         stamps: args.stamps,
         idle: args.idle,
+        threads: args.threads,
         ..PeerOptions::of(args.kind)
     };
     serve_peer(&options).map_err(Failure::failed)

@@ -124,7 +124,8 @@ fn every_placement_has_its_rows_beside_their_floors() {
     let mut sections = tiny(pinning).in_runs(|bench| socket(bench, program()));
     assert_eq!(sections.len(), 4);
     let many = sections.remove(3);
-    let expected = ["devices.read.alone", "devices.read.threads"];
+    let rows = ["alone", "threads", "pool"];
+    let expected = rows.map(|row| format!("devices.read.{row}"));
     assert_eq!(names(&many), expected, "{:?}", many.gaps);
     assert!(many.rows.iter().all(|row| row.partial.is_none()));
     let accesses = [

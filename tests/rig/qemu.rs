@@ -254,19 +254,7 @@ impl Qemu {
     /// Writes a program that is this QEMU and nothing more, for command lines
     /// that name it.
     pub(crate) fn launcher(&self, path: &Path) -> Result<(), RigError> {
-        let command = self.program.command();
-        let words = iter::once(command.get_program()).chain(command.get_args());
-        let mut script = "#!/bin/sh\nexec".to_owned();
-        for word in words
-            .map(OsStr::to_owned)
-            .chain(self.program.data_arguments())
-        {
-            script.extend([" '", &word.to_string_lossy(), "'"]);
-        }
-        script += " \"$@\"\n";
-        fs::write(path, script)
-            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
-            .map_err(|error| RigError::failed("cannot write a launcher", error))
+        write_launcher(path, &self.program.command(), self.program.data_arguments())
     }
 
     fn fixed_arguments(&self) -> Vec<OsString> {
@@ -337,4 +325,21 @@ fn try_kvm() -> Result<(), RigError> {
             outcome.errors.join(" "),
         )),
     }
+}
+
+/// Writes a script that starts a program with these arguments before its own.
+pub(crate) fn write_launcher(
+    path: &Path,
+    command: &Command,
+    arguments: Vec<OsString>,
+) -> Result<(), RigError> {
+    let words = iter::once(command.get_program()).chain(command.get_args());
+    let mut script = "#!/bin/sh\nexec".to_owned();
+    for word in words.map(OsStr::to_owned).chain(arguments) {
+        script.extend([" '", &word.to_string_lossy(), "'"]);
+    }
+    script += " \"$@\"\n";
+    fs::write(path, script)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        .map_err(|error| RigError::failed("cannot write a launcher", error))
 }

@@ -152,6 +152,9 @@ fn serve_stub(options: &PeerOptions, stream: UnixStream) -> Result<(), Trouble> 
             .map_err(|error| failed(&error));
     }
     let mut server = Server::new().polling(polling);
+    if let Some(threads) = options.threads {
+        server = server.threads(threads);
+    }
     idle::add(&mut server, options.idle, &stream)?;
     server
         .add("stub", stub()?, Source::Connected(stream))
