@@ -56,6 +56,11 @@ impl Peer {
     /// Kills it as nothing else would.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
+        self.was_killed();
+    }
+
+    /// Waits until it has died of that.
+    pub(crate) fn was_killed(mut self) {
         assert_eq!(self.ended().signal(), Some(libc::SIGKILL));
     }
 
