@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use measure::allocations::{self, Counting};
 use measure::client::Access;
-use measure::served::{Resident, Served, Tool};
+use measure::served::{Resident, Served, Terms, Tool};
 use measure::switches;
 use measure::{Runs, instructions, system_calls};
 use rig::RigError;
@@ -153,12 +153,55 @@ fn program_rows(program: &Path, table: &mut Table) {
         }
         Err(error) => table.add(resident("idle", Err(error))),
     }
+    for (what, arguments) in [
+        ("a thread each", "--threads=0"),
+        ("two threads", "--threads=2"),
+    ] {
+        table.add(Row {
+            what: format!("resident memory of a further device with a client, {what}"),
+            goal: "< 64 KiB".to_owned(),
+            how: "VmRSS of the server with 256 stubs and with one",
+            figure: further_device(program, arguments).map(|bytes| {
+                let text = format!("{} KiB", bytes.div_ceil(1024));
+                Figure::binding(text, bytes < 64 * 1024)
+            }),
+        });
+    }
     table.add(Row {
         what: "release binary, stripped".to_owned(),
         goal: "< 2.5 MB".to_owned(),
         how: "its length",
         figure: length(program).map(|bytes| Figure::binding(megabytes(bytes), bytes < 2_500_000)),
     });
+}
+
+/// What a device more takes, in bytes.
+fn further_device(program: &Path, arguments: &str) -> Result<u64, RigError> {
+    const MANY: usize = 256;
+    let resident = |devices| {
+        let terms = Terms {
+            devices,
+            once: false,
+            arguments: &[arguments],
+        };
+        let served = Served::start_on(program, &Tool::default(), terms)?;
+        let mut clients = Vec::with_capacity(devices);
+        for number in 0..devices {
+            let mut client = served.client_of(number)?;
+            for access in Access::ALL {
+                client
+                    .repeat(access, RUNS.short)
+                    .map_err(|error| RigError::failed("cannot access a device", error))?;
+            }
+            clients.push(client);
+        }
+        let resident = served.resident()?.all;
+        drop(clients);
+        served.stop()?;
+        Ok(resident)
+    };
+    let (one, many) = (resident(1)?, resident(MANY)?);
+    Ok(many.saturating_sub(one) / (MANY as u64 - 1))
 }
 
 fn length(program: &Path) -> Result<u64, RigError> {

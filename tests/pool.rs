@@ -43,9 +43,9 @@ fn each_client_has_its_own_device_on_one_thread_and_on_more() {
                         let mut client = served.client_of(name);
                         // The device keeps its state from client to client.
                         let kept = client.get(Reg::SCRATCH);
-                        assert!(visit == 0 || kept == number << 16 | 99, "{kept:#x}");
+                        assert!(visit == 0 || kept == (number << 16) | 0x63, "{kept:#x}");
                         for value in 0..100 {
-                            let value = number << 16 | value;
+                            let value = (number << 16) | value;
                             client.set(Reg::SCRATCH, value);
                             assert_eq!(client.get(Reg::SCRATCH), value);
                         }
@@ -185,7 +185,7 @@ fn sessions_by_shared_memory_are_woken_each_by_its_own() {
                     // Asleep, it has to be woken; otherwise it may be.
                     shared.memory.wait_until_the_server_sleeps();
                 }
-                let value = number << 16 | round;
+                let value = (number << 16) | round;
                 shared.ring.post(0, scratch, 4, 0);
                 shared.ring.post(0, scratch, 4, value);
                 assert_eq!(shared.slots[0].read(0, scratch, 4), Ok(value));
@@ -194,7 +194,7 @@ fn sessions_by_shared_memory_are_woken_each_by_its_own() {
             }
         }
         for (number, (client, shared)) in (0..).zip(&mut sessions) {
-            let value = number << 16 | 20;
+            let value = (number << 16) | 0x14;
             assert_eq!(shared.slots[0].read(0, scratch, 4), Ok(value));
             assert_eq!(client.get(Reg::SCRATCH), value);
         }
@@ -282,20 +282,20 @@ fn it_ends_when_each_device_has_had_its_only_client() {
     drop(client);
     server.join().unwrap().unwrap();
 
-    let served = Served::by(pool(2, PATIENT).once(true), [("once", make("test"))]);
-    served.client_of("once").in_step();
-    served.wait().unwrap();
+    let once = Served::by(pool(2, PATIENT).once(true), [("once", make("test"))]);
+    once.client_of("once").in_step();
+    once.wait().unwrap();
 }
 
 #[test]
 fn it_ends_when_no_first_client_comes() {
-    let server = pool(1, PATIENT).first_client_within(Duration::from_millis(50));
-    let served = Served::by(server, [("a", make("test")), ("b", make("test"))]);
-    served.wait().unwrap();
+    let devices = || [("a", make("test")), ("b", make("test"))];
+    let hasty = pool(1, PATIENT).first_client_within(Duration::from_millis(50));
+    Served::by(hasty, devices()).wait().unwrap();
 
     // One that came in time may come again at any time.
-    let server = pool(1, PATIENT).first_client_within(Duration::from_secs(3600));
-    let served = Served::by(server, [("a", make("test"))]);
+    let patient = pool(1, PATIENT).first_client_within(Duration::from_secs(3600));
+    let served = Served::by(patient, devices());
     for _ in 0..3 {
         served.client_of("a").in_step();
     }

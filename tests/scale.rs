@@ -94,10 +94,10 @@ impl Fleet {
         let mut before = None;
         loop {
             let now = self.switches();
-            if now.is_some() && now == before {
-                return now.unwrap();
+            match now {
+                Some(now) if before.as_ref() == Some(&now) => return now,
+                now => before = now,
             }
-            before = now;
             assert!(Instant::now() < deadline, "the server does not rest");
         }
     }

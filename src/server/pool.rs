@@ -365,7 +365,7 @@ impl<'a> Pool<'a> {
                 };
                 self.serve(number, device, Box::new(served))
             }
-            Err(error) => self.ended(number, device, endpoint, Err(error.into())),
+            Err(error) => self.ended(number, device, endpoint, &Err(error.into())),
         }
     }
 
@@ -383,7 +383,7 @@ impl<'a> Pool<'a> {
             }
             Err(error) => {
                 let (endpoint, end) = served.session.finish(Err(error), device.handle);
-                self.ended(number, device, endpoint, end)
+                self.ended(number, device, endpoint, &end)
             }
         }
     }
@@ -407,9 +407,9 @@ impl<'a> Pool<'a> {
         number: usize,
         device: &mut Tended<'a>,
         endpoint: &'a mut Endpoint,
-        end: Result<(), SessionError>,
+        end: &Result<(), SessionError>,
     ) -> Then {
-        report(device.name, &end, device.handle);
+        report(device.name, end, device.handle);
         if self.clients.once || device.listener.is_none() {
             return self.end(number, device);
         }

@@ -68,7 +68,7 @@ impl Device for Counter {
     fn read(&mut self, at: Access) -> Result<u64, AccessError> {
         Ok(match Reg::at(at)? {
             Reg::VALUE => self.value,
-            _ => self.narrow,
+            Reg::ASK | Reg::NARROW => self.narrow,
         })
     }
 
@@ -83,7 +83,7 @@ impl Device for Counter {
                 // Whatever the client does about it.
                 let _ = self.dma.read(0x1000, &mut [0; 8]);
             }
-            _ => self.narrow = value,
+            Reg::NARROW => self.narrow = value,
         }
         Ok(())
     }
