@@ -54,10 +54,7 @@ fn an_access_is_one_receive_and_one_send_at_most() {
 fn an_access_among_256_devices_costs_no_more_system_calls() {
     let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
     // A pool's thread also waits for a device and arms it again.
-    for (arguments, most) in [
-        (["--poll=never", "--threads=0"], 2.0),
-        (["--poll=never", "--threads=2"], 4.0),
-    ] {
+    for (arguments, most) in [(["--threads=0"], 2.0), (["--threads=2"], 4.0)] {
         let terms = Terms {
             devices: 256,
             once: true,
