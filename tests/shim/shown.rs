@@ -46,7 +46,7 @@ impl Shown {
 
     fn set(&mut self, value: u64) {
         self.registers.set(Reg::VALUE, value);
-        self.registers.set(Reg::DOUBLE, value * 2 & 0xffff_ffff);
+        self.registers.set(Reg::DOUBLE, (value * 2) & 0xffff_ffff);
     }
 }
 
@@ -310,7 +310,7 @@ fn lies_about_shown_pages_are_survived() {
         ("no size", 0, 0),
         ("more than the BAR", 0, 0x2_0000),
         ("behind the BAR", 0x10_0000, 0x1000),
-        ("all there is", u64::MAX & !0xfff, 0x1000),
+        ("all there is", !0xfff, 0x1000),
     ];
     for (name, offset, size) in lies {
         println!("{name}");
@@ -323,8 +323,8 @@ fn lies_about_shown_pages_are_survived() {
             peer.lie(message, |answer| {
                 // The capability of read-only areas is behind the other one.
                 let id = 0xff00u16.to_ne_bytes();
-                let at = (48..answer.bytes.len()).step_by(8);
-                let at = at.clone().find(|at| answer.bytes[*at..*at + 2] == id);
+                let mut places = (48..answer.bytes.len()).step_by(8);
+                let at = places.find(|at| answer.bytes[*at..*at + 2] == id);
                 let Some(at) = at else { return };
                 answer.bytes[at + 16..at + 24].copy_from_slice(&offset.to_ne_bytes());
                 answer.bytes[at + 24..at + 32].copy_from_slice(&size.to_ne_bytes());
