@@ -10,12 +10,18 @@ use std::slice;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use vm_memory::{FileOffset, MmapRegion};
 
-use super::layout::{Control, Entry, Layout, SLOTS_AT, Slot};
+use super::layout::{Control, ENTRY_SIZE, Entry, Layout, SLOT_SIZE, SLOTS_AT, Slot};
 use super::open::OpenError;
 
 /// `f_type` of a memfd's file system whose pages are ordinary ones (Linux,
 /// `TMPFS_MAGIC`). One of huge pages may have none left when it is touched.
 const TMPFS: i64 = 0x0102_1994;
+
+const _: () = {
+    assert!(size_of::<Control>() == SLOTS_AT);
+    assert!(size_of::<Slot>() == SLOT_SIZE && SLOTS_AT.is_multiple_of(align_of::<Slot>()));
+    assert!(size_of::<Entry>() == ENTRY_SIZE && SLOT_SIZE.is_multiple_of(align_of::<Entry>()));
+};
 
 /// The shared pages, mapped.
 #[derive(Debug)]
@@ -72,6 +78,7 @@ impl Memory {
 
     /// The fields that are there once.
     #[inline]
+    #[expect(clippy::cast_ptr_alignment, reason = "a page is aligned to more")]
     pub(super) fn control(&self) -> &Control {
         // SAFETY: the mapping is page-aligned, at least `Layout::size` long,
         // which is more than a `Control`, lives as long as `self`, and its
@@ -82,6 +89,7 @@ impl Memory {
 
     /// The slots, as many as the layout says.
     #[inline]
+    #[expect(clippy::cast_ptr_alignment, reason = "a page is aligned to more")]
     pub(super) fn slots(&self) -> &[Slot] {
         // SAFETY: as for `control`. `SLOTS_AT` is a multiple of a slot's
         // alignment, and `Layout::size` covers `slots` slots from there on.
@@ -93,6 +101,7 @@ impl Memory {
 
     /// The ring's entries, as many as the layout says.
     #[inline]
+    #[expect(clippy::cast_ptr_alignment, reason = "a page is aligned to more")]
     pub(super) fn ring(&self) -> &[Entry] {
         // SAFETY: as for `control`. `ring_at` is a multiple of an entry's
         // alignment, and `Layout::size` covers `ring` entries from there on.

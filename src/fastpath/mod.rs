@@ -25,6 +25,8 @@ mod sleep;
 mod slot;
 mod spin;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 pub use access::{Access, Operation};

@@ -29,7 +29,9 @@ pub enum Fault {
 impl Fault {
     /// What a command on the socket would be answered with.
     pub fn errno(&self) -> i32 {
-        libc::EPROTO
+        match self {
+            Fault::Overrun { .. } => libc::EPROTO,
+        }
     }
 }
 
@@ -38,7 +40,7 @@ impl Fault {
 pub(super) struct Taker {
     /// How many entries were ever taken out: the truth, of which the shared
     /// head is a copy.
-    head: u32,
+    pub(super) head: u32,
 }
 
 impl Taker {
@@ -104,10 +106,10 @@ impl Taker {
 pub struct Poster {
     memory: Arc<Memory>,
     server: Arc<Wake>,
-    tail: u32,
+    pub(super) tail: u32,
     /// The shared head when it was last needed; the ring is at least as empty
     /// as it says.
-    head: u32,
+    pub(super) head: u32,
 }
 
 impl Poster {

@@ -36,11 +36,11 @@ pub trait Handler {
 #[derive(Debug)]
 pub struct Serving {
     memory: Arc<Memory>,
-    ring: Taker,
-    slots: Box<[Served]>,
+    pub(super) ring: Taker,
+    pub(super) slots: Box<[Served]>,
     pub(super) wake: Wake,
     /// How many sleeps the wake descriptor has not been emptied for.
-    sleeps: u8,
+    pub(super) sleeps: u8,
 }
 
 impl Serving {

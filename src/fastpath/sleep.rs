@@ -4,26 +4,27 @@
 //! Who sleeps sets its flag, then looks for work. Who makes work publishes it,
 //! then looks at the flag. A full fence between the two steps of each: one of
 //! them sees the other.
+//!
+//! A flag is only ever exchanged: who takes down the server's is one of
+//! several, and each change follows the one that it saw.
 
 use super::sync::{AtomicU32, Ordering, fence};
 
 /// Sets the flag of a side that is about to sleep. `false`: there is
 /// something to do, and the flag is down again.
-#[inline]
 pub(super) fn falls_asleep(flag: &AtomicU32, has_work: impl FnOnce() -> bool) -> bool {
-    flag.store(1, Ordering::Relaxed);
+    flag.swap(1, Ordering::Relaxed);
     fence(Ordering::SeqCst);
     if has_work() {
-        flag.store(0, Ordering::Relaxed);
+        wakes_up(flag);
         return false;
     }
     true
 }
 
 /// Takes the flag down again.
-#[inline]
 pub(super) fn wakes_up(flag: &AtomicU32) {
-    flag.store(0, Ordering::Relaxed);
+    flag.swap(0, Ordering::Relaxed);
 }
 
 /// Whether a side that sleeps has to be woken, asked by the only one who wakes

@@ -14,7 +14,7 @@ use super::wake::Wake;
 #[derive(Debug)]
 pub(super) struct Served {
     /// The sequence of the last request that was taken.
-    taken: u32,
+    pub(super) taken: u32,
     wake: Wake,
 }
 
@@ -79,7 +79,7 @@ pub struct Requester {
     server: Arc<Wake>,
     pub(super) wake: Wake,
     index: u16,
-    sequence: u32,
+    pub(super) sequence: u32,
     /// The size of the access that has no answer yet; 0: there is none.
     waits_for: u8,
 }

@@ -45,11 +45,11 @@ impl Machine {
             (self.now.get() >= due).then_some(())
         };
         let found = spin.look(look);
-        let spun = self.now.get() - began;
+        let burnt = self.now.get() - began;
         if found.is_none() {
             spin.sleep(|| self.now.set(self.now.get().max(due) + 5 * MICROSECOND));
         }
-        (found.is_none(), spun)
+        (found.is_none(), burnt)
     }
 }
 
@@ -71,8 +71,8 @@ fn nothing_is_spun_for_what_comes_rarely() {
         machine.wait(&mut spin, 10 * MICROSECOND);
     }
     let gap = 1_000 * MICROSECOND;
-    let spun: u64 = (0..100).map(|_| machine.wait(&mut spin, gap).1).sum();
-    assert!(spun <= 2 * LONGEST + 100 * MICROSECOND, "{spun} ns");
+    let burnt: u64 = (0..100).map(|_| machine.wait(&mut spin, gap).1).sum();
+    assert!(burnt <= 2 * LONGEST + 100 * MICROSECOND, "{burnt} ns");
     assert_eq!(machine.wait(&mut spin, gap), (true, 0));
 }
 
@@ -184,18 +184,18 @@ fn no_more_than_the_budget_is_spent() {
         for gap in [MICROSECOND, 40 * MICROSECOND] {
             let machine = Machine::default();
             let mut spin = machine.spin(percent);
-            let mut spun = 0;
+            let mut burnt = 0;
             while machine.now.get() < 10 * SAVED_OVER {
-                spun += machine.wait(&mut spin, gap).1;
+                burnt += machine.wait(&mut spin, gap).1;
             }
             // What was saved before it began, and what a look is off by.
-            let share = 100 * spun / machine.now.get();
+            let share = 100 * burnt / machine.now.get();
             let most = u64::from(percent) * 11 / 10 + 1;
             assert!(
                 share <= most,
                 "{share} % of {percent} % with {gap} ns between"
             );
-            assert!(spun > 0);
+            assert!(burnt > 0);
         }
     }
 }
