@@ -32,6 +32,14 @@ pub(super) struct BarSpace {
     pba: Option<Range<u32>>,
 }
 
+/// The registers of a BAR that has nothing else, or none.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Trapped {
+    /// As in its [`RegisterMap`].
+    index: &'static [u16],
+    rows: &'static [Row],
+}
+
 /// What the bytes from an offset on are.
 enum Place {
     Register(&'static Row),
@@ -158,7 +166,8 @@ impl BarSpace {
             let (now, rest) = data.split_at_mut(run);
             let read = match place {
                 Place::Register(row) => {
-                    let value = self.read_register(device, row, offset - row.offset);
+                    let first = (offset - row.offset).into();
+                    let value = read_register(device, self.number, row, first);
                     now.copy_from_slice(&value.as_ref().unwrap_or(&u64::MAX).to_le_bytes()[..run]);
                     value.map(|_| ())
                 }
@@ -187,8 +196,9 @@ impl BarSpace {
                 Place::Register(row) => {
                     let mut value = [0; 8];
                     value[..run].copy_from_slice(now);
-                    let (first, value) = (offset - row.offset, u64::from_le_bytes(value));
-                    self.write_register(device, row, first, run, value)
+                    let first = (offset - row.offset).into();
+                    let value = u64::from_le_bytes(value);
+                    write_register(device, self.number, row, first, run, value)
                 }
                 other => self.write_other(&other, offset, now),
             };
@@ -199,15 +209,14 @@ impl BarSpace {
         mistakes
     }
 
-    /// The register that an access is inside of, as nearly all are, and its
-    /// first byte there. In a BAR with mapped areas it takes a search to know.
-    #[inline]
-    pub(super) fn register_of(&self, offset: u64, length: usize) -> Option<(&'static Row, u32)> {
-        let offset = u32::try_from(offset).ok()?;
-        let row = self.registers?.row_at(offset)?;
-        let first = offset - row.offset;
-        let left = (row.width.bytes() - first) as usize;
-        ((1..=left).contains(&length) && self.areas.is_empty()).then_some((row, first))
+    /// The way to the registers that nearly all accesses take. In a BAR with
+    /// mapped areas it takes a search to know.
+    pub(super) fn trapped(&self) -> Trapped {
+        let map = self.registers.filter(|_| self.areas.is_empty());
+        map.map_or_else(Trapped::default, |map| Trapped {
+            index: map.index,
+            rows: map.rows,
+        })
     }
 
     /// What is at `offset`, and how many of `length` bytes it holds: at least
@@ -243,60 +252,6 @@ impl BarSpace {
         }
         let pba = self.pba.as_ref().filter(|range| range.contains(&offset))?;
         Some((Place::MsixPba, pba.end))
-    }
-
-    fn access(&self, row: &Row) -> Access {
-        access(self.number, row)
-    }
-
-    /// Reads a register from its byte `first` on: the low bytes of the value.
-    #[inline]
-    pub(super) fn read_register(
-        &self,
-        device: &mut dyn Device,
-        row: &Row,
-        first: u32,
-    ) -> Result<u64, Mistake> {
-        let read = match row.kind {
-            Kind::Wo => Err(AccessError::WriteOnly { name: row.name }),
-            _ => device.read(self.access(row)),
-        };
-        let value = read.map_err(|error| self.mistake(error))?;
-        Ok(value >> (8 * first))
-    }
-
-    /// Writes the low `length` bytes of `value` to a register, which has so
-    /// many from its byte `first` on.
-    #[inline]
-    pub(super) fn write_register(
-        &self,
-        device: &mut dyn Device,
-        row: &Row,
-        first: u32,
-        length: usize,
-        value: u64,
-    ) -> Result<(), Mistake> {
-        let access = self.access(row);
-        let whole = length == row.width.bytes() as usize;
-        let old = match row.kind {
-            Kind::Ro => Err(AccessError::ReadOnly { name: row.name }),
-            Kind::Wo if !whole => Err(AccessError::Narrow { name: row.name }),
-            // The other bytes stay as they are.
-            Kind::Rw if !whole => device.read(access),
-            Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
-        };
-        let old = old.map_err(|error| self.mistake(error))?;
-        let mask = (u64::MAX >> (64 - 8 * length)) << (8 * first);
-        let value = old & !mask | value << (8 * first) & mask;
-        let written = device.write(access, value);
-        written.map_err(|error| self.mistake(error))
-    }
-
-    /// Says what the guest did wrong.
-    #[cold]
-    fn mistake(&self, error: AccessError) -> Mistake {
-        log::debug!("BAR {}: guest: {error}", self.number);
-        Mistake
     }
 
     /// Reads what is no register.
@@ -370,6 +325,72 @@ impl BarSpace {
     }
 }
 
+impl Trapped {
+    /// The register that an access of `length` bytes, not 0, is inside of, and
+    /// its first byte there.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn register_of(&self, offset: u64, length: usize) -> Option<(&'static Row, u64)> {
+        let number = *self.index.get(usize::try_from(offset).ok()?)?;
+        // What is no register becomes the largest number.
+        let row = self.rows.get(usize::from(number).wrapping_sub(1))?;
+        let first = offset - u64::from(row.offset);
+        let left = u64::from(row.width.bytes()) - first;
+        (length as u64 <= left).then_some((row, first))
+    }
+}
+
+/// Reads a register from its byte `first` on: the low bytes of the value.
+#[inline]
+pub(super) fn read_register(
+    device: &mut dyn Device,
+    bar: u8,
+    row: &Row,
+    first: u64,
+) -> Result<u64, Mistake> {
+    let read = match row.kind {
+        Kind::Wo => Err(AccessError::WriteOnly { name: row.name }),
+        _ => device.read(access(bar, row)),
+    };
+    let value = read.map_err(|error| mistake(bar, error))?;
+    Ok(value >> (8 * first))
+}
+
+/// Writes the low `length` bytes of `value` to a register, which has so many
+/// from its byte `first` on.
+#[inline]
+pub(super) fn write_register(
+    device: &mut dyn Device,
+    bar: u8,
+    row: &Row,
+    first: u64,
+    length: usize,
+    value: u64,
+) -> Result<(), Mistake> {
+    let access = access(bar, row);
+    let whole = length == row.width.bytes() as usize;
+    let old = match row.kind {
+        Kind::Ro => Err(AccessError::ReadOnly { name: row.name }),
+        Kind::Wo if !whole => Err(AccessError::Narrow { name: row.name }),
+        // The other bytes stay as they are.
+        Kind::Rw if !whole => device.read(access),
+        Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
+    };
+    let old = old.map_err(|error| mistake(bar, error))?;
+    let mask = (u64::MAX >> (64 - 8 * length)) << (8 * first);
+    let value = old & !mask | value << (8 * first) & mask;
+    let written = device.write(access, value);
+    written.map_err(|error| mistake(bar, error))
+}
+
+/// Says what the guest did wrong.
+#[cold]
+fn mistake(bar: u8, error: AccessError) -> Mistake {
+    log::debug!("BAR {bar}: guest: {error}");
+    Mistake
+}
+
+#[inline]
 fn access(bar: u8, row: &Row) -> Access {
     Access {
         bar,

@@ -33,7 +33,7 @@ pub use crate::device::DmaError;
 use crate::device::{Device, Dma, Function, Irq};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
-use bar::{BarSpace, Mistake};
+use bar::{BarSpace, Mistake, Trapped};
 use dma_table::DmaTable;
 use events::{Doorbells, Event};
 use irqs::IrqTable;
@@ -50,6 +50,7 @@ pub struct Endpoint {
     device: Box<dyn Device>,
     config: ConfigSpace,
     bars: [Option<Box<BarSpace>>; 6],
+    trapped: [Trapped; 6],
     irqs: Arc<IrqTable>,
     dma: Arc<DmaTable>,
     events: Vec<Event>,
@@ -126,15 +127,18 @@ impl Endpoint {
         let config = config_space(&function)?;
         let doorbells = Doorbells::new(&function.bars)?;
         let mut bars = <[Option<Box<BarSpace>>; 6]>::default();
+        let mut trapped = [Trapped::default(); 6];
         for (number, bar) in function.bars.into_iter().enumerate() {
             let Some(bar) = bar else { continue };
             let space = BarSpace::new(number, bar, function.msix.as_ref())?;
+            trapped[number] = space.trapped();
             bars[number] = Some(Box::new(space));
         }
         Ok(Endpoint {
             device,
             config,
             bars,
+            trapped,
             irqs,
             dma,
             events: Vec::new(),
@@ -216,10 +220,11 @@ impl Endpoint {
     )]
     #[inline(always)]
     pub fn load(&mut self, region: u32, offset: u64, length: usize) -> Result<u64, RegionError> {
-        if let Some(Some(bar)) = self.bars.get(region as usize)
-            && let Some((row, first)) = bar.register_of(offset, length)
+        if let Some(trapped) = self.trapped.get(region as usize)
+            && let Some((row, first)) = trapped.register_of(offset, length)
         {
-            let value = bar.read_register(self.device.as_mut(), row, first);
+            let bar = u8::try_from(region).unwrap_or(u8::MAX);
+            let value = bar::read_register(self.device.as_mut(), bar, row, first);
             return Ok(value.unwrap_or_else(|Mistake| {
                 self.guest_errors += 1;
                 u64::MAX
@@ -243,10 +248,12 @@ impl Endpoint {
         length: usize,
         value: u64,
     ) -> Result<(), RegionError> {
-        if let Some(Some(bar)) = self.bars.get(region as usize)
-            && let Some((row, first)) = bar.register_of(offset, length)
+        if let Some(trapped) = self.trapped.get(region as usize)
+            && let Some((row, first)) = trapped.register_of(offset, length)
         {
-            let written = bar.write_register(self.device.as_mut(), row, first, length, value);
+            let bar = u8::try_from(region).unwrap_or(u8::MAX);
+            let device = self.device.as_mut();
+            let written = bar::write_register(device, bar, row, first, length, value);
             if written.is_err() {
                 self.guest_errors += 1;
             }

@@ -188,7 +188,7 @@ impl Inbox {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     pub fn take_small(&mut self, most: u32) -> Option<SmallAccess> {
-        if !self.deferred.is_empty() || !self.fds.is_empty() {
+        if self.start == self.end || !self.deferred.is_empty() || !self.fds.is_empty() {
             return None;
         }
         let bytes = self.buffer.get(self.start..)?;
@@ -258,6 +258,30 @@ impl Inbox {
     /// See [`ReceiveError`].
     #[inline]
     pub fn wait(&mut self, wait: Wait) -> Result<(), ReceiveError> {
+        if self.start < self.end || !self.read_ahead || matches!(wait, Wait::Until(_)) {
+            return self.wait_for_rest(wait);
+        }
+        // Nothing is here, so that there is nothing to mind.
+        self.start = 0;
+        self.end = 0;
+        match receive(
+            self.socket.as_fd(),
+            &mut self.buffer,
+            true,
+            &mut self.arrived,
+        ) {
+            Ok(bytes @ 1..) => self.end = bytes,
+            Ok(0) => return Err(ReceiveError::Closed),
+            Err(errno) => return nothing_came(errno, true).map(|_| ()),
+        }
+        if !self.arrived.is_empty() {
+            self.assign();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn wait_for_rest(&mut self, wait: Wait) -> Result<(), ReceiveError> {
         let missing = self.missing()?;
         self.wait_for_input(wait)?;
         self.fill(missing, true)?;
@@ -354,7 +378,7 @@ impl Inbox {
 
     /// Receives at least a byte of the `missing` ones, if `wait` not before
     /// there is one; `false` if none came.
-    #[inline]
+    #[inline(never)]
     fn fill(&mut self, missing: usize, wait: bool) -> Result<bool, ReceiveError> {
         if self.end + missing > self.buffer.len() {
             self.make_room(missing);
@@ -365,32 +389,16 @@ impl Inbox {
             self.end + missing
         };
         let room = &mut self.buffer[self.end..limit];
-        let received = match receive(self.socket.as_fd(), room, wait, &mut self.arrived) {
-            Ok(received) => received,
+        match receive(self.socket.as_fd(), room, wait, &mut self.arrived) {
+            Ok(0) if self.start < self.end => return Err(ReceiveError::Cut),
+            Ok(0) => return Err(ReceiveError::Closed),
+            Ok(bytes) => self.end += bytes,
             Err(errno) => return nothing_came(errno, wait),
-        };
-        if received.bytes == 0 || received.lost {
-            return Err(self.nothing_more(received.lost));
         }
-        self.end += received.bytes;
         if !self.arrived.is_empty() {
             self.assign();
         }
         Ok(true)
-    }
-
-    /// Why there is no further message.
-    #[cold]
-    fn nothing_more(&self, lost: bool) -> ReceiveError {
-        if lost {
-            // Without its descriptors nobody knows what a message means.
-            return ReceiveError::Io(Errno::MFILE.into());
-        }
-        if self.start < self.end {
-            ReceiveError::Cut
-        } else {
-            ReceiveError::Closed
-        }
     }
 
     /// Gives descriptors to the last message that begins in what is here and
@@ -414,8 +422,8 @@ impl Inbox {
             }
             last += size;
         }
-        // A message of which less than a header is here is the last of a send.
-        let begun = self.end - last < Header::SIZE;
+        // Of the last send no more than part of a header found room.
+        let begun = self.end - last < Header::SIZE && self.end == self.buffer.len();
         let owner = owner.filter(|_| !begun).unwrap_or(last);
         match self.fds.back_mut() {
             // A message that was sent in pieces, each with descriptors.

@@ -73,7 +73,7 @@ pub use malformed::Malformed;
 pub use region::{RegionAccess, WriteMulti, WriteMultiReply};
 pub use region_info::{Area, RegionInfo, RegionInfoQuery};
 pub use request::{Request, reply_size};
-pub use small_access::{SMALL, SmallAccess};
+pub use small_access::{SMALL, SMALL_MESSAGE, SmallAccess};
 pub use socket::{MAX_FDS, Outgoing, Socket};
 pub use transfer::DmaTransfer;
 pub use version::{Capabilities, Migration, Proposal, SharedMmio, TwinSocket};

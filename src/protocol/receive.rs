@@ -7,7 +7,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::slice;
+use std::{ptr, slice};
 
 use rustix::io::Errno;
 
@@ -16,21 +16,13 @@ use super::MAX_FDS;
 /// Room for the control message of a receive, aligned as the kernel needs it.
 type Control = [u64; rustix::cmsg_space!(ScmRights(MAX_FDS)).div_ceil(8)];
 
-/// What a receive brought, besides descriptors.
-pub(super) struct Received {
-    /// How many bytes.
-    pub(super) bytes: usize,
-    /// Whether descriptors were lost: this process has too many, or there were
-    /// more than the kernel carries.
-    pub(super) lost: bool,
-}
-
 /// Receives at most as many bytes as `room` has, and appends the descriptors
 /// that came with them to `fds`. With `wait` not before there is something.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// What the kernel says, and [`Errno::MFILE`] if descriptors were lost: this
+/// process has too many, or there were more than the kernel carries.
 #[allow(clippy::inline_always, reason = "every access comes through here")]
 #[inline(always)]
 pub(super) fn receive(
@@ -38,18 +30,21 @@ pub(super) fn receive(
     room: &mut [u8],
     wait: bool,
     fds: &mut Vec<OwnedFd>,
-) -> Result<Received, Errno> {
+) -> Result<usize, Errno> {
     let mut control = MaybeUninit::<Control>::uninit();
     let mut part = libc::iovec {
         iov_base: room.as_mut_ptr().cast(),
         iov_len: room.len(),
     };
-    // SAFETY: a structure of integers and pointers, which may all be 0.
-    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of::<Control>();
+    let mut message = libc::msghdr {
+        msg_name: ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: &raw mut part,
+        msg_iovlen: 1,
+        msg_control: control.as_mut_ptr().cast(),
+        msg_controllen: size_of::<Control>(),
+        msg_flags: 0,
+    };
     let how = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
     // Not libc's recvmsg: that is a point at which POSIX threads may be
     // cancelled, which takes it more instructions than the rest.
@@ -61,15 +56,12 @@ pub(super) fn receive(
     let Ok(bytes) = usize::try_from(bytes) else {
         return Err(last_error());
     };
-    if message.msg_controllen > 0 {
+    if message.msg_controllen > 0 || message.msg_flags & libc::MSG_CTRUNC != 0 {
         // SAFETY: the kernel has written so many bytes of control messages to
         // `control`, and nobody has taken descriptors from them.
-        unsafe { take(&message, fds) };
+        unsafe { take(&message, fds)? };
     }
-    Ok(Received {
-        bytes,
-        lost: message.msg_flags & libc::MSG_CTRUNC != 0,
-    })
+    Ok(bytes)
 }
 
 #[cold]
@@ -84,7 +76,7 @@ fn last_error() -> Errno {
 /// The kernel has filled in `message`, whose control messages are still there,
 /// and this is called once for it.
 #[cold]
-unsafe fn take(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
+unsafe fn take(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) -> Result<(), Errno> {
     // SAFETY: the caller's promise; so for all that follows.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: the macros return a null or a header inside the control messages.
@@ -103,6 +95,10 @@ unsafe fn take(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
         // SAFETY: as the first.
         next = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
+    match message.msg_flags & libc::MSG_CTRUNC {
+        0 => Ok(()),
+        _ => Err(Errno::MFILE),
+    }
 }
 
 #[cfg(test)]
@@ -118,8 +114,7 @@ mod tests {
     fn received(socket: &UnixStream, most: usize) -> (Vec<u8>, Vec<OwnedFd>) {
         let (mut room, mut fds) = (vec![0; most], Vec::new());
         let received = receive(socket.as_fd(), &mut room, false, &mut fds).unwrap();
-        assert!(!received.lost);
-        room.truncate(received.bytes);
+        room.truncate(received);
         (room, fds)
     }
 

@@ -9,14 +9,16 @@ use super::{Command, Header, Kind};
 /// The most bytes of such an access.
 pub const SMALL: u32 = 8;
 
-/// A request of a write, a reply to a read, and the longer one of both for all
-/// others.
+/// The bytes of the longest request and of the longest reply.
+pub const SMALL_MESSAGE: usize = size_of::<Wire>();
+
+/// A request of a write and a reply to a read of 8 bytes; others end earlier.
+/// In words, as most fields only travel from the one to the other.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Wire {
-    id: u16,
-    command: u16,
-    size: u32,
+    /// A [`Start`].
+    start: u64,
     flags: u32,
     error: u32,
     offset: u64,
@@ -24,6 +26,25 @@ struct Wire {
     count: u32,
     data: u64,
 }
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Start {
+    id: u16,
+    command: u16,
+    size: u32,
+}
+
+const fn start(id: u16, command: u16, size: u32) -> u64 {
+    transmute!(Start { id, command, size })
+}
+
+/// The bits of an id, a read without data, a write without data, and what is
+/// to be added for a byte of data.
+const ID: u64 = start(u16::MAX, 0, 0);
+const READ: u64 = start(0, Command::RegionRead as u16, FIXED);
+const WRITE: u64 = start(0, Command::RegionWrite as u16, FIXED);
+const BYTE: u64 = start(0, 0, 1);
 
 /// The bytes before the data.
 const FIXED: u32 = 32;
@@ -39,21 +60,21 @@ impl SmallAccess {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     pub(super) fn parse(bytes: &[u8], here: usize, most: u32) -> Option<(SmallAccess, usize)> {
-        let wire: Wire = transmute!(*bytes.first_chunk::<{ size_of::<Wire>() }>()?);
-        let data = match wire.command {
-            READ => 0,
-            WRITE => wire.count,
-            _ => return None,
-        };
-        // A count of 0 becomes the largest number.
-        if wire.count.wrapping_sub(1) >= most
-            || wire.size != FIXED + data
-            || wire.flags & TYPE_MASK != TYPE_COMMAND
-            || wire.size as usize > here
-        {
+        let wire: Wire = transmute!(*bytes.first_chunk::<SMALL_MESSAGE>()?);
+        let what = wire.start & !ID;
+        let data = u64::from(wire.count) * BYTE;
+        let size = if what == READ {
+            FIXED
+        } else if what == WRITE.wrapping_add(data) {
+            FIXED + wire.count
+        } else {
             return None;
-        }
-        Some((SmallAccess(wire), wire.size as usize))
+        } as usize;
+        // A count of 0 becomes the largest number.
+        let sound = wire.count.wrapping_sub(1) < most
+            && wire.flags & TYPE_MASK == TYPE_COMMAND
+            && size <= here;
+        sound.then_some((SmallAccess(wire), size))
     }
 
     /// Where in the region.
@@ -78,7 +99,12 @@ impl SmallAccess {
     /// means nothing.
     #[inline]
     pub fn data(&self) -> Option<u64> {
-        (self.0.command == WRITE).then_some(u64::from_le(self.0.data))
+        (!self.is_read()).then_some(u64::from_le(self.0.data))
+    }
+
+    #[inline]
+    fn is_read(&self) -> bool {
+        self.0.start & !ID == READ
     }
 
     /// Whether the client wants no reply.
@@ -90,10 +116,11 @@ impl SmallAccess {
     /// The header as it was received.
     #[inline]
     pub fn header(&self) -> Header {
+        let Start { id, command, size } = transmute!(self.0.start);
         Header {
-            id: self.0.id,
-            command: self.0.command,
-            size: self.0.size,
+            id,
+            command,
+            size,
             kind: Kind::Command,
             no_reply: self.no_reply(),
             error: None,
@@ -109,31 +136,29 @@ impl SmallAccess {
         body
     }
 
-    /// Appends the whole reply, for a read with the low bytes of `value`.
+    /// Puts the whole reply at the front of `out`, for a read with the low
+    /// bytes of `value`. Returns its size; what follows it means nothing.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub fn encode_reply(&self, value: u64, out: &mut Vec<u8>) {
-        let data = match self.0.command {
-            READ => self.0.count,
-            _ => 0,
+    pub fn encode_reply(&self, value: u64, out: &mut [u8; SMALL_MESSAGE]) -> usize {
+        let count = self.0.count;
+        let data = u64::from(count) * BYTE;
+        // A read's has data, a write's has none any more.
+        let (start, size) = if self.is_read() {
+            (self.0.start.wrapping_add(data), FIXED + count)
+        } else {
+            (self.0.start.wrapping_sub(data), FIXED)
         };
-        let size = FIXED + data;
-        let reply: [u8; size_of::<Wire>()] = transmute!(Wire {
-            size,
+        *out = transmute!(Wire {
+            start,
             flags: TYPE_REPLY,
             error: 0,
             data: value.to_le(),
             ..self.0
         });
-        let end = out.len() + size as usize;
-        // Stores, where a length that is not known means a call of memcpy.
-        out.extend_from_slice(&reply);
-        out.truncate(end);
+        size as usize
     }
 }
-
-const READ: u16 = Command::RegionRead as u16;
-const WRITE: u16 = Command::RegionWrite as u16;
 
 #[cfg(test)]
 mod tests {
@@ -219,8 +244,8 @@ mod tests {
     fn a_reply_has_its_data_and_nothing_behind_them() {
         let body = bytes![0x18u64, 2u32, 4u32];
         let read = parse(&message(7, Command::RegionRead, 0, &body), SMALL).unwrap();
-        let mut out = vec![9; 3];
-        read.encode_reply(0xffff_ffff_1234_5678, &mut out);
+        let mut out = [9; SMALL_MESSAGE];
+        let size = read.encode_reply(0xffff_ffff_1234_5678, &mut out);
         let reply = bytes![
             7u16,
             9u16,
@@ -232,13 +257,12 @@ mod tests {
             4u32,
             0x1234_5678u32
         ];
-        assert_eq!(out, [&[9; 3][..], &reply].concat());
+        assert_eq!(out[..size], reply);
         let body = bytes![0x18u64, 2u32, 4u32, 5u32];
         let write = parse(&message(7, Command::RegionWrite, 0, &body), SMALL).unwrap();
-        let mut out = Vec::new();
-        write.encode_reply(0, &mut out);
+        let size = write.encode_reply(0, &mut out);
         assert_eq!(
-            out,
+            out[..size],
             bytes![7u16, 10u16, 32u32, 1u32, 0u32, 0x18u64, 2u32, 4u32]
         );
     }

@@ -11,23 +11,22 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::protocol::{Inbox, SmallAccess, Socket};
+use crate::protocol::{Inbox, SMALL_MESSAGE, SmallAccess, Socket};
 
 /// The most that is kept to be sent at once, in bytes: the answers to all
 /// accesses that one receive takes. It is sent whole.
 const MOST: usize = 8 * 1024;
 
-/// The longest answer to a [`SmallAccess`].
-const LONGEST: usize = 40;
-
 /// Both directions of a client's socket.
 pub(super) struct Connection {
     socket: Arc<Socket>,
     pub(super) inbox: Inbox,
-    /// Whole answers, in order.
-    answers: Vec<u8>,
-    /// How many bytes of answers may be kept while the device is called.
+    /// Whole answers, in order: the first `kept` bytes.
+    answers: Box<[u8]>,
     kept: usize,
+    /// How many bytes of answers may be kept while the device is called, so
+    /// that there is room for another.
+    may_keep: usize,
     /// Why nothing can be sent any more. Who finds out may be a device, and the
     /// session has to hear of it too.
     failed: Option<io::ErrorKind>,
@@ -38,8 +37,9 @@ impl Connection {
         Connection {
             socket,
             inbox,
-            answers: Vec::new(),
-            kept: MOST - LONGEST,
+            answers: vec![0; MOST].into(),
+            kept: 0,
+            may_keep: MOST - SMALL_MESSAGE,
             failed: None,
         }
     }
@@ -48,7 +48,7 @@ impl Connection {
     /// answers DMA messages on a socket of their own, perhaps not before it
     /// has its answer on this one: the device may wait for that in any thread.
     pub(super) fn keep_nothing(&mut self) {
-        self.kept = 0;
+        self.may_keep = 0;
     }
 
     /// Before the device is called: sends what may not be kept until it has
@@ -56,7 +56,7 @@ impl Connection {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     pub(super) fn make_ready(&mut self) -> io::Result<()> {
-        if self.answers.len() > self.kept {
+        if self.kept > self.may_keep {
             self.send()?;
         }
         Ok(())
@@ -66,19 +66,24 @@ impl Connection {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     pub(super) fn answer_small(&mut self, access: &SmallAccess, value: u64) {
-        access.encode_reply(value, &mut self.answers);
+        let room = self.answers.get_mut(self.kept..);
+        // There is: `make_ready` was called before the device was.
+        if let Some(room) = room.and_then(|room| room.first_chunk_mut()) {
+            self.kept += access.encode_reply(value, room);
+        }
     }
 
     /// Answers with a whole message, and keeps it for [`Connection::flush`] if
     /// it is short.
     pub(super) fn answer(&mut self, message: &[u8]) -> io::Result<()> {
-        if self.answers.len() + message.len() > MOST {
+        if self.kept + message.len() > MOST {
             self.flush()?;
         }
-        if message.len() > MOST {
-            return self.socket.send(message, &[]);
+        match self.answers.get_mut(self.kept..self.kept + message.len()) {
+            Some(room) => room.copy_from_slice(message),
+            None => return self.socket.send(message, &[]),
         }
-        self.answers.extend_from_slice(message);
+        self.kept += message.len();
         Ok(())
     }
 
@@ -97,7 +102,7 @@ impl Connection {
     /// As [`Socket::send`].
     #[inline]
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.answers.is_empty() {
+        if self.kept == 0 {
             return Ok(());
         }
         self.send()
@@ -105,23 +110,21 @@ impl Connection {
 
     #[inline]
     fn send(&mut self) -> io::Result<()> {
-        let sent = match self.failed {
-            None => self.socket.send(&self.answers, &[]),
-            Some(kind) => Err(kind.into()),
-        };
-        match &sent {
-            Ok(()) => self.answers.clear(),
-            Err(error) => self.fail(error.kind()),
-        }
-        sent
+        let kept = self.answers.get(..self.kept).unwrap_or_default();
+        self.socket
+            .send(kept, &[])
+            .map_err(|error| self.fail(&error))?;
+        self.kept = 0;
+        Ok(())
     }
 
-    /// Of the answers that were kept, nobody knows which have arrived. They
-    /// stay, so that whoever would send them next is told the same.
+    /// Nobody knows which of the answers that were kept have arrived. They
+    /// stay, so that whoever would send them next fails as well, at once.
     #[cold]
-    fn fail(&mut self, kind: io::ErrorKind) {
-        self.failed = Some(kind);
-        self.kept = 0;
+    fn fail(&mut self, error: &io::Error) -> io::Error {
+        self.socket.shutdown();
+        self.may_keep = 0;
+        (*self.failed.get_or_insert(error.kind())).into()
     }
 }
 
