@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 /// An eventfd, of ours or of a client.
 #[derive(Debug)]
@@ -61,6 +61,23 @@ impl EventFd {
         // An offset of -1 is none.
         match preadv2(&self.0, &mut parts, u64::MAX, ReadWriteFlags::NOWAIT) {
             Ok(8) => u64::from_ne_bytes(count),
+            Err(Errno::OPNOTSUPP) => self.look_and_take(),
+            _ => 0,
+        }
+    }
+
+    /// The same where the kernel, before 5.8, cannot be told not to wait for
+    /// an eventfd. There a client that takes the count in between may hold up
+    /// its own device.
+    #[cold]
+    fn look_and_take(&self) -> u64 {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let mut count = [0; 8];
+        if poll(&mut fds, Some(&ZERO)) != Ok(1) {
+            return 0;
+        }
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
             _ => 0,
         }
     }
@@ -69,5 +86,21 @@ impl EventFd {
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_s_count_is_taken_once_and_nobody_waits_for_it() {
+        let event = EventFd::new().unwrap();
+        rustix::io::ioctl_fionbio(&event.0, false).unwrap();
+        assert_eq!(event.look_and_take(), 0);
+        event.signal();
+        event.signal();
+        assert_eq!(event.look_and_take(), 2);
+        assert_eq!((event.look_and_take(), event.take()), (0, 0));
     }
 }
