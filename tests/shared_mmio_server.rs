@@ -551,6 +551,19 @@ fn doorbells_and_interrupts_work_beside_it() {
 }
 
 #[test]
+fn a_doorbell_that_was_just_offered_is_heard_before_an_access() {
+    let served = Served::new();
+    for _ in 0..50 {
+        let (mut client, mut shared) = session(&served, 1);
+        let before = client.get(Reg::RINGS);
+        let received = client.ask(Cmd::GetRegionIoFds, &query(1024, 0));
+        rustix::io::write(&received.fds[0], &1u64.to_ne_bytes()).unwrap();
+        let rings = shared.slots[0].read(0, at(Reg::RINGS), 4);
+        assert_eq!(rings, Ok(before + 1));
+    }
+}
+
+#[test]
 fn a_server_that_sleeps_can_be_stopped() {
     let served = Served::new();
     let (client, shared) = session(&served, 1);

@@ -74,6 +74,7 @@ impl<O: Observer> Session<'_, O> {
         if !self.endpoint.has_events() {
             return Ok(());
         }
+        self.watch_all()?;
         let Some(watch) = &self.watch else {
             return Ok(());
         };
@@ -113,6 +114,8 @@ impl<O: Observer> Session<'_, O> {
         &mut self,
         act: impl FnOnce(&mut Serving, &mut Regions<'_>) -> Result<u32, Fault>,
     ) -> Result<bool, SessionError> {
+        // A client may use what a command has just given it.
+        self.watch_all()?;
         let Some(shared) = &mut self.shared else {
             return Ok(false);
         };
