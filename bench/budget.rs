@@ -44,6 +44,13 @@ const RUNS: Runs = Runs {
     long: 2_100,
 };
 
+/// How many accesses come in one send, and how many sends.
+const BURST: usize = 100;
+const BURSTS: Runs = Runs {
+    short: 20,
+    long: 220,
+};
+
 /// How often the program is started to learn how long that takes.
 const STARTS: usize = 20;
 
@@ -92,7 +99,8 @@ fn access_rows(program: &Path, table: &mut Table) {
             figure: calls.map(|calls| Figure::count(calls, calls < goal + 0.01)),
         });
     }
-    for access in Access::ALL {
+    burst_rows(program, table);
+    for access in Access::ALL.into_iter().chain([Access::ConfigRead]) {
         let taken = allocations::per_access(access, RUNS);
         table.add(Row {
             what: format!("heap allocations per {access}"),
@@ -105,9 +113,28 @@ fn access_rows(program: &Path, table: &mut Table) {
     let executed = instructions::per_access(program, Access::Read, RUNS);
     table.add(Row {
         what: "user instructions per read".to_owned(),
-        goal: "< 400".to_owned(),
+        goal: "< 200".to_owned(),
         how: "callgrind of the server, libc included",
-        figure: executed.map(|executed| Figure::count(executed, executed < 400.0)),
+        figure: executed.map(|executed| Figure::count(executed, executed < 200.0)),
+    });
+}
+
+/// What came in one send is received at once and answered with one send.
+fn burst_rows(program: &Path, table: &mut Table) {
+    let count = |access, call| system_calls::per_burst(program, access, BURST, BURSTS, call);
+    let received = count(Access::PostedWrite, "recvmsg");
+    let received = received.map(|received| received / 100.0);
+    table.add(Row {
+        what: "receives per No_reply write, 100 in a send".to_owned(),
+        goal: "< 0.1".to_owned(),
+        how: "strace -f -c of the server",
+        figure: received.map(|received| Figure::count(received, received < 0.1)),
+    });
+    table.add(Row {
+        what: "sends per 100 reads in a send".to_owned(),
+        goal: "1".to_owned(),
+        how: "strace -f -c of the server",
+        figure: count(Access::Read, "sendto").map(|sent| Figure::count(sent, sent < 1.1)),
     });
 }
 

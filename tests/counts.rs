@@ -30,7 +30,7 @@ const MANY_RUNS: Runs = Runs {
 
 #[test]
 fn an_access_does_not_allocate() {
-    for access in Access::ALL {
+    for access in Access::ALL.into_iter().chain([Access::ConfigRead]) {
         let Some(taken) = or_skip(allocations::per_access(access, RUNS)) else {
             return;
         };
@@ -57,6 +57,7 @@ fn an_access_among_256_devices_costs_no_more_system_calls() {
     for (arguments, most) in [(["--threads=0"], 2.0), (["--threads=2"], 4.0)] {
         let terms = Terms {
             devices: 256,
+            burst: 1,
             once: true,
             arguments: &arguments,
         };
@@ -68,6 +69,28 @@ fn an_access_among_256_devices_costs_no_more_system_calls() {
             calls < most + 0.05,
             "{calls} system calls with {arguments:?}"
         );
+    }
+}
+
+#[test]
+fn what_comes_in_one_send_is_received_at_once_and_answered_with_one_send() {
+    const BURST: usize = 100;
+    let program = Path::new(env!("CARGO_BIN_EXE_vgpu-stub"));
+    let runs = Runs {
+        short: 10,
+        long: 60,
+    };
+    let count = |access, call| or_skip(system_calls::per_burst(program, access, BURST, runs, call));
+    for (access, call) in [
+        (Access::PostedWrite, "recvmsg"),
+        (Access::Read, "recvmsg"),
+        (Access::Read, "sendto"),
+    ] {
+        let Some(calls) = count(access, call) else {
+            return;
+        };
+        // The signals' thread may send itself something.
+        assert!(calls < 1.1, "{calls} of {call} per {BURST} of {access}");
     }
 }
 

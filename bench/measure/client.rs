@@ -7,9 +7,10 @@ use std::thread;
 
 use vgpu_stub::device::Register;
 use vgpu_stub::devices::StubRegister;
+use vgpu_stub::endpoint::CONFIG_REGION;
 use vgpu_stub::protocol::{Capabilities, Command, Header, Kind, Outgoing, Proposal, RegionAccess};
 
-/// A 4-byte access to the stub's SCRATCH register.
+/// A 4-byte access, to the stub's SCRATCH register but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// `REGION_READ`.
@@ -18,24 +19,30 @@ pub(crate) enum Access {
     Write,
     /// `REGION_WRITE` that wants no reply, as QEMU's posted writes.
     PostedWrite,
+    /// `REGION_READ` of config space.
+    ConfigRead,
 }
 
 impl Access {
-    /// All kinds.
+    /// All kinds of accesses to the register.
     pub(crate) const ALL: [Access; 3] = [Access::Read, Access::Write, Access::PostedWrite];
 
     fn message(self) -> Vec<u8> {
         let command = match self {
-            Access::Read => Command::RegionRead,
+            Access::Read | Access::ConfigRead => Command::RegionRead,
             Access::Write | Access::PostedWrite => Command::RegionWrite,
         };
         let header = Header {
             no_reply: self == Access::PostedWrite,
             ..Header::command(1, command)
         };
+        let (region, offset) = match self {
+            Access::ConfigRead => (CONFIG_REGION, 0),
+            _ => (0, StubRegister::SCRATCH.row().offset.into()),
+        };
         let access = RegionAccess {
-            offset: u64::from(StubRegister::SCRATCH.row().offset),
-            region: 0,
+            offset,
+            region,
             count: 4,
         };
         let mut message = Outgoing::default();
@@ -50,7 +57,7 @@ impl Access {
     /// The bytes of the reply.
     fn reply(self) -> usize {
         match self {
-            Access::Read => Header::SIZE + 16 + 4,
+            Access::Read | Access::ConfigRead => Header::SIZE + 16 + 4,
             Access::Write => Header::SIZE + 16,
             Access::PostedWrite => 0,
         }
@@ -63,6 +70,7 @@ impl fmt::Display for Access {
             Access::Read => "read",
             Access::Write => "acknowledged write",
             Access::PostedWrite => "No_reply write",
+            Access::ConfigRead => "config space read",
         })
     }
 }
@@ -91,8 +99,18 @@ impl Client {
     /// Does an access `times` times, one at a time: the next begins when the
     /// server has taken the last.
     pub(crate) fn repeat(&mut self, access: Access, times: u32) -> io::Result<()> {
-        let message = access.message();
-        let mut reply = vec![0; access.reply()];
+        self.repeat_bursts(access, times, 1)
+    }
+
+    /// Does `times` bursts of an access, each of so many in one send.
+    pub(crate) fn repeat_bursts(
+        &mut self,
+        access: Access,
+        times: u32,
+        burst: usize,
+    ) -> io::Result<()> {
+        let message = access.message().repeat(burst);
+        let mut reply = vec![0; access.reply() * burst];
         for _ in 0..times {
             self.0.write_all(&message)?;
             if access == Access::PostedWrite {

@@ -57,6 +57,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) devices: usize,
     /// Whether each ends after a client.
     pub(crate) once: bool,
+    /// How many accesses a client sends at once.
+    pub(crate) burst: usize,
     /// What else `serve` is told.
     pub(crate) arguments: &'a [&'a str],
 }
@@ -65,6 +67,7 @@ pub(crate) struct Terms<'a> {
 pub(crate) const ONE: Terms<'_> = Terms {
     devices: 1,
     once: false,
+    burst: 1,
     arguments: &[],
 };
 
@@ -194,7 +197,7 @@ fn socket(directory: &Path, number: usize) -> PathBuf {
 }
 
 /// One whole run: a server under `tool`, a client of each device of which the
-/// last does an access `times` times, and the server's end when they leave.
+/// last does `times` bursts of an access, and the server's end when they leave.
 pub(crate) fn run(
     program: &Path,
     tool: &Tool,
@@ -215,7 +218,7 @@ pub(crate) fn run(
         .collect::<Result<Vec<_>, _>>()?;
     if let Some(client) = clients.last_mut() {
         client
-            .repeat(access, times)
+            .repeat_bursts(access, times, terms.burst)
             .map_err(|error| RigError::failed(access, error))?;
     }
     drop(clients);

@@ -20,12 +20,30 @@ pub(crate) fn per_access_on(
     access: Access,
     runs: Runs,
 ) -> Result<f64, RigError> {
-    let short = count(program, terms, access, runs.short)?;
-    let long = count(program, terms, access, runs.long)?;
-    Ok(runs.per_access(short, long))
+    let count = |times| count(program, terms, access, times, "total");
+    Ok(runs.per_access(count(runs.short)?, count(runs.long)?))
 }
 
-fn count(program: &Path, terms: Terms<'_>, access: Access, times: u32) -> Result<u64, RigError> {
+/// The system calls of a name for each send of so many accesses.
+pub(crate) fn per_burst(
+    program: &Path,
+    access: Access,
+    burst: usize,
+    runs: Runs,
+    name: &str,
+) -> Result<f64, RigError> {
+    let terms = Terms { burst, ..ONE };
+    let count = |times| count(program, terms, access, times, name);
+    Ok(runs.per_access(count(runs.short)?, count(runs.long)?))
+}
+
+fn count(
+    program: &Path,
+    terms: Terms<'_>,
+    access: Access,
+    times: u32,
+    name: &str,
+) -> Result<u64, RigError> {
     let failed = |error| RigError::failed("strace's summary", error);
     let summary = tempfile::NamedTempFile::new().map_err(failed)?;
     let tool = Tool::new(
@@ -40,14 +58,14 @@ fn count(program: &Path, terms: Terms<'_>, access: Access, times: u32) -> Result
     );
     run(program, &tool, terms, access, times)?;
     let text = fs::read_to_string(summary.path()).map_err(failed)?;
-    total(&text).ok_or_else(|| RigError::failed("strace's summary has no total", text))
+    calls(&text, name).ok_or_else(|| RigError::failed("strace's summary lacks a line", text))
 }
 
-/// The calls of the last line: share, seconds, time of each, calls, perhaps
-/// errors, `total`.
-fn total(summary: &str) -> Option<u64> {
+/// The calls of a line: share, seconds, time of each, calls, perhaps errors,
+/// the call's name or `total`.
+fn calls(summary: &str, name: &str) -> Option<u64> {
     let line = summary
         .lines()
-        .find(|line| line.trim_end().ends_with(" total"))?;
+        .find(|line| line.split_whitespace().last() == Some(name))?;
     line.split_whitespace().nth(3)?.parse().ok()
 }

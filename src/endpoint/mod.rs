@@ -220,17 +220,24 @@ impl Endpoint {
     )]
     #[inline(always)]
     pub fn load(&mut self, region: u32, offset: u64, length: usize) -> Result<u64, RegionError> {
-        if let Some(trapped) = self.trapped.get(region as usize)
-            && let Some((row, first)) = trapped.register_of(offset, length)
-        {
-            let bar = u8::try_from(region).unwrap_or(u8::MAX);
-            let value = bar::read_register(self.device.as_mut(), bar, row, first);
-            return Ok(value.unwrap_or_else(|Mistake| {
-                self.guest_errors += 1;
-                u64::MAX
-            }));
+        match self.load_register(region, offset, length) {
+            Some(value) => Ok(value),
+            None => self.load_any(region, offset, length),
         }
-        self.load_any(region, offset, length)
+    }
+
+    /// Reads `length` bytes, 1 to 8, if they are inside of one register.
+    #[allow(clippy::inline_always, reason = "as for all reads")]
+    #[inline(always)]
+    pub(crate) fn load_register(&mut self, region: u32, offset: u64, length: usize) -> Option<u64> {
+        let trapped = self.trapped.get(region as usize)?;
+        let (row, first) = trapped.register_of(offset, length)?;
+        let bar = u8::try_from(region).unwrap_or(u8::MAX);
+        let value = bar::read_register(self.device.as_mut(), bar, row, first);
+        Some(value.unwrap_or_else(|Mistake| {
+            self.guest_errors += 1;
+            u64::MAX
+        }))
     }
 
     /// Writes the low `length` bytes of `value`, 1 to 8, as
@@ -248,18 +255,32 @@ impl Endpoint {
         length: usize,
         value: u64,
     ) -> Result<(), RegionError> {
-        if let Some(trapped) = self.trapped.get(region as usize)
-            && let Some((row, first)) = trapped.register_of(offset, length)
-        {
-            let bar = u8::try_from(region).unwrap_or(u8::MAX);
-            let device = self.device.as_mut();
-            let written = bar::write_register(device, bar, row, first, length, value);
-            if written.is_err() {
-                self.guest_errors += 1;
-            }
-            return Ok(());
+        match self.store_register(region, offset, length, value) {
+            Some(_) => Ok(()),
+            None => self.store_any(region, offset, length, value),
         }
-        self.store_any(region, offset, length, value)
+    }
+
+    /// Writes the low `length` bytes of `value`, 1 to 8, if they are inside of
+    /// one register, and returns 0.
+    #[allow(clippy::inline_always, reason = "as for all writes")]
+    #[inline(always)]
+    pub(crate) fn store_register(
+        &mut self,
+        region: u32,
+        offset: u64,
+        length: usize,
+        value: u64,
+    ) -> Option<u64> {
+        let trapped = self.trapped.get(region as usize)?;
+        let (row, first) = trapped.register_of(offset, length)?;
+        let bar = u8::try_from(region).unwrap_or(u8::MAX);
+        let device = self.device.as_mut();
+        let written = bar::write_register(device, bar, row, first, length, value);
+        if written.is_err() {
+            self.guest_errors += 1;
+        }
+        Some(0)
     }
 
     /// Checks an access without carrying it out.

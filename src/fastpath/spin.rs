@@ -142,6 +142,12 @@ impl Purse {
 }
 
 impl Spin {
+    /// Whether it always sleeps at once.
+    #[inline]
+    pub fn is_never(&self) -> bool {
+        self.mode == Mode::Never
+    }
+
     /// Sleeps at once, always.
     pub fn never() -> Spin {
         Spin::on(Monotonic(Instant::now()), Mode::Never, 0)

@@ -51,7 +51,10 @@ const FIXED: u32 = 32;
 
 /// A `REGION_READ` or `REGION_WRITE` of 1 to [`SMALL`] bytes.
 #[derive(Clone, Copy)]
-pub struct SmallAccess(Wire);
+pub struct SmallAccess {
+    wire: Wire,
+    reads: bool,
+}
 
 impl SmallAccess {
     /// The access at the front of `bytes`, of which `here` were received, and
@@ -63,60 +66,56 @@ impl SmallAccess {
         let wire: Wire = transmute!(*bytes.first_chunk::<SMALL_MESSAGE>()?);
         let what = wire.start & !ID;
         let data = u64::from(wire.count) * BYTE;
-        let size = if what == READ {
-            FIXED
+        let (reads, size) = if what == READ {
+            (true, FIXED)
         } else if what == WRITE.wrapping_add(data) {
-            FIXED + wire.count
+            (false, FIXED + wire.count)
         } else {
             return None;
-        } as usize;
+        };
+        let size = size as usize;
         // A count of 0 becomes the largest number.
         let sound = wire.count.wrapping_sub(1) < most
             && wire.flags & TYPE_MASK == TYPE_COMMAND
             && size <= here;
-        sound.then_some((SmallAccess(wire), size))
+        sound.then_some((SmallAccess { wire, reads }, size))
     }
 
     /// Where in the region.
     #[inline]
     pub fn offset(&self) -> u64 {
-        self.0.offset
+        self.wire.offset
     }
 
     /// The region's index.
     #[inline]
     pub fn region(&self) -> u32 {
-        self.0.region
+        self.wire.region
     }
 
     /// How many bytes, 1 to [`SMALL`].
     #[inline]
     pub fn count(&self) -> u32 {
-        self.0.count
+        self.wire.count
     }
 
     /// What to write, in the low bytes, if this is a write. What is above them
     /// means nothing.
     #[inline]
     pub fn data(&self) -> Option<u64> {
-        (!self.is_read()).then_some(u64::from_le(self.0.data))
-    }
-
-    #[inline]
-    fn is_read(&self) -> bool {
-        self.0.start & !ID == READ
+        (!self.reads).then_some(u64::from_le(self.wire.data))
     }
 
     /// Whether the client wants no reply.
     #[inline]
     pub fn no_reply(&self) -> bool {
-        self.0.flags & NO_REPLY != 0
+        self.wire.flags & NO_REPLY != 0
     }
 
     /// The header as it was received.
     #[inline]
     pub fn header(&self) -> Header {
-        let Start { id, command, size } = transmute!(self.0.start);
+        let Start { id, command, size } = transmute!(self.wire.start);
         Header {
             id,
             command,
@@ -130,9 +129,9 @@ impl SmallAccess {
     /// The fixed part of the request's body.
     pub fn body(&self) -> [u8; 16] {
         let mut body = [0; 16];
-        body[..8].copy_from_slice(&self.0.offset.to_ne_bytes());
-        body[8..12].copy_from_slice(&self.0.region.to_ne_bytes());
-        body[12..].copy_from_slice(&self.0.count.to_ne_bytes());
+        body[..8].copy_from_slice(&self.wire.offset.to_ne_bytes());
+        body[8..12].copy_from_slice(&self.wire.region.to_ne_bytes());
+        body[12..].copy_from_slice(&self.wire.count.to_ne_bytes());
         body
     }
 
@@ -141,20 +140,20 @@ impl SmallAccess {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     pub fn encode_reply(&self, value: u64, out: &mut [u8; SMALL_MESSAGE]) -> usize {
-        let count = self.0.count;
+        let count = self.wire.count;
         let data = u64::from(count) * BYTE;
         // A read's has data, a write's has none any more.
-        let (start, size) = if self.is_read() {
-            (self.0.start.wrapping_add(data), FIXED + count)
+        let (start, size) = if self.reads {
+            (self.wire.start.wrapping_add(data), FIXED + count)
         } else {
-            (self.0.start.wrapping_sub(data), FIXED)
+            (self.wire.start.wrapping_sub(data), FIXED)
         };
         *out = transmute!(Wire {
             start,
             flags: TYPE_REPLY,
             error: 0,
             data: value.to_le(),
-            ..self.0
+            ..self.wire
         });
         size as usize
     }

@@ -22,7 +22,7 @@ pub(super) struct Connection {
     socket: Arc<Socket>,
     pub(super) inbox: Inbox,
     /// Whole answers, in order: the first `kept` bytes.
-    answers: Box<[u8]>,
+    answers: Box<[u8; MOST]>,
     kept: usize,
     /// How many bytes of answers may be kept while the device is called, so
     /// that there is room for another.
@@ -37,7 +37,7 @@ impl Connection {
         Connection {
             socket,
             inbox,
-            answers: vec![0; MOST].into(),
+            answers: Box::new([0; MOST]),
             kept: 0,
             may_keep: MOST - SMALL_MESSAGE,
             failed: None,
@@ -66,9 +66,11 @@ impl Connection {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     pub(super) fn answer_small(&mut self, access: &SmallAccess, value: u64) {
-        let room = self.answers.get_mut(self.kept..);
-        // There is: `make_ready` was called before the device was.
-        if let Some(room) = room.and_then(|room| room.first_chunk_mut()) {
+        // There is room: `make_ready` was called before the device was.
+        let end = self.kept + SMALL_MESSAGE;
+        if let Some(room) = self.answers.get_mut(self.kept..end)
+            && let Some(room) = room.first_chunk_mut()
+        {
             self.kept += access.encode_reply(value, room);
         }
     }
@@ -100,7 +102,8 @@ impl Connection {
     /// # Errors
     ///
     /// As [`Socket::send`].
-    #[inline]
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if self.kept == 0 {
             return Ok(());
@@ -108,7 +111,8 @@ impl Connection {
         self.send()
     }
 
-    #[inline]
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
     fn send(&mut self) -> io::Result<()> {
         let kept = self.answers.get(..self.kept).unwrap_or_default();
         self.socket
@@ -133,6 +137,19 @@ thread_local! {
     /// Nothing is in it that has to be dropped when the thread ends, so that
     /// putting it there is a store.
     static LENT: Cell<Option<ManuallyDrop<Box<Connection>>>> = const { Cell::new(None) };
+}
+
+/// Lends a session's connection to this thread.
+#[inline]
+pub(super) fn lend(connection: Box<Connection>) {
+    LENT.set(Some(ManuallyDrop::new(connection)));
+}
+
+/// Takes back what [`lend`] has lent. If the device panics, nobody does.
+#[inline]
+pub(super) fn take_back() -> Box<Connection> {
+    let lent = LENT.take().map(ManuallyDrop::into_inner);
+    lent.expect("who borrows it puts it back before it returns")
 }
 
 /// Lends a session's connection to this thread while it lives.

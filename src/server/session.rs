@@ -1,6 +1,7 @@
 //! One client, from its connection to its end: what is allowed when, and what
 //! it gets when it is not.
 
+mod plain;
 mod pooled;
 mod shared;
 mod wait;
@@ -163,7 +164,7 @@ impl<'a, O: Observer> Session<'a, O> {
 
     fn run(&mut self) -> Result<(), SessionError> {
         loop {
-            self.wait()?;
+            self.wait_for_other()?;
             self.turn()?;
         }
     }
