@@ -208,6 +208,7 @@ fn further_device(program: &Path, arguments: &str) -> Result<u64, RigError> {
     let resident = |devices| {
         let terms = Terms {
             devices,
+            burst: 1,
             once: false,
             arguments: &[arguments],
         };

@@ -175,8 +175,11 @@ impl Numbers {
 }
 
 /// What a device that was never used before answers, if a batch is sent so.
-fn outcome_of(batch: &[Vec<u8>], send: impl FnOnce(&Client) -> Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let served = Served::new();
+fn outcome_of(
+    served: &Served,
+    batch: &[Vec<u8>],
+    send: impl FnOnce(&Client) -> Vec<Vec<u8>>,
+) -> Vec<Vec<u8>> {
     let mut client = served.client();
     let answers = send(&client);
     assert_eq!(answers.len(), answered(&batch.concat()));
@@ -196,8 +199,9 @@ fn assert_same(got: &[Vec<u8>], expected: &[Vec<u8>], seed: u64) {
 fn whatever_comes_in_one_send_is_answered_as_if_it_came_one_by_one() {
     for seed in 0..60 {
         let batch = Numbers(seed).batch();
-        let expected = outcome_of(&batch, |client| one_by_one(client, &batch));
-        let got = outcome_of(&batch, |client| {
+        let expected = outcome_of(&Served::new(), &batch, |client| one_by_one(client, &batch));
+        let served = [Served::new, Served::sleeping][usize::from(seed % 2 == 0)]();
+        let got = outcome_of(&served, &batch, |client| {
             client.send(&batch.concat());
             answers(client, expected.len())
         });
@@ -210,8 +214,9 @@ fn whatever_comes_in_pieces_of_any_size_is_answered_as_if_it_came_one_by_one() {
     for seed in 100..130 {
         let mut numbers = Numbers(seed);
         let batch = numbers.batch();
-        let expected = outcome_of(&batch, |client| one_by_one(client, &batch));
-        let got = outcome_of(&batch, |client| {
+        let expected = outcome_of(&Served::new(), &batch, |client| one_by_one(client, &batch));
+        let served = [Served::new, Served::sleeping][usize::from(seed % 2 == 0)]();
+        let got = outcome_of(&served, &batch, |client| {
             let whole = batch.concat();
             let mut rest = &whole[..];
             let most = numbers.of(&[2, 40, 400, 4000]);
@@ -314,12 +319,12 @@ fn rings(events: &[Vec<OwnedFd>; 3]) -> Vec<u64> {
 fn outcome(served: &Served, send: impl Fn(&Client, &[Sent<'_>])) -> (Vec<Vec<u8>>, Vec<u64>) {
     let events = three_events();
     let messages = with_descriptors(&events);
-    let sent: Vec<_> = messages
+    let all: Vec<_> = messages
         .iter()
         .map(|(bytes, fds)| Sent { bytes, fds })
         .collect();
     let mut client = served.client();
-    send(&client, &sent);
+    send(&client, &all);
     let count = messages.iter().map(|(bytes, _)| answered(bytes)).sum();
     let answers = answers(&client, count);
     client.in_step();
@@ -352,10 +357,14 @@ fn descriptors_belong_to_their_message_in_a_batch() {
     assert_eq!(expected.1, [0, 1, 1, 1]);
     let at_once = |client: &Client, sent: &[Sent<'_>]| {
         // All of it is there before the server looks.
-        sent.iter().for_each(|sent| sent.send(client));
+        for sent in sent {
+            sent.send(client);
+        }
     };
+    let sleeping = Served::sleeping();
     for _ in 0..50 {
         assert_eq!(outcome(&served, at_once), expected);
+        assert_eq!(outcome(&sleeping, at_once), expected);
     }
 }
 
@@ -363,6 +372,7 @@ fn descriptors_belong_to_their_message_in_a_batch() {
 fn descriptors_belong_to_their_message_wherever_a_batch_is_split() {
     let served = Served::new();
     let expected = outcome(&served, patiently);
+    let sleeping = Served::sleeping();
     let length: usize = with_descriptors(&three_events())
         .iter()
         .map(|(bytes, _)| bytes.len())
@@ -386,7 +396,9 @@ fn descriptors_belong_to_their_message_wherever_a_batch_is_split() {
                 Sent { bytes: second, fds }.send(client);
             }
         };
-        assert_eq!(outcome(&served, split), expected, "split at {at}");
+        for served in [&served, &sleeping] {
+            assert_eq!(outcome(served, split), expected, "split at {at}");
+        }
     }
 }
 

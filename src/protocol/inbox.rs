@@ -258,8 +258,22 @@ impl Inbox {
     /// See [`ReceiveError`].
     #[inline]
     pub fn wait(&mut self, wait: Wait) -> Result<(), ReceiveError> {
-        if self.start < self.end || !self.read_ahead || matches!(wait, Wait::Until(_)) {
-            return self.wait_for_rest(wait);
+        match wait {
+            Wait::Forever => self.wait_for_ever(),
+            Wait::Until(_) => self.wait_for_rest(wait),
+        }
+    }
+
+    /// As [`Inbox::wait`], as long as it takes for a message to begin.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`].
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub fn wait_for_ever(&mut self) -> Result<(), ReceiveError> {
+        if self.start < self.end || !self.read_ahead {
+            return self.wait_for_rest(Wait::Forever);
         }
         // Nothing is here, so that there is nothing to mind.
         self.start = 0;

@@ -177,12 +177,11 @@ mod tests {
         assert_eq!(size, here);
         // The same as the one that parses all of them.
         let body = &message[16..here];
-        let (same, data) = match access.data() {
-            None => (RegionAccess::parse(body).unwrap(), None),
-            Some(_) => {
-                let (access, data) = RegionAccess::parse_write(body).unwrap();
-                (access, Some(data))
-            }
+        let (same, data) = if access.data().is_none() {
+            (RegionAccess::parse(body).unwrap(), None)
+        } else {
+            let (access, data) = RegionAccess::parse_write(body).unwrap();
+            (access, Some(data))
         };
         assert_eq!(
             (same.offset, same.region, same.count),

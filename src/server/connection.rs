@@ -114,7 +114,9 @@ impl Connection {
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
     fn send(&mut self) -> io::Result<()> {
-        let kept = self.answers.get(..self.kept).unwrap_or_default();
+        let Some(kept) = self.answers.get(..self.kept) else {
+            return Ok(());
+        };
         self.socket
             .send(kept, &[])
             .map_err(|error| self.fail(&error))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vgpu_stub::devices::{Kind, Options};
 use vgpu_stub::endpoint::Endpoint;
-use vgpu_stub::server::{Limits, Listener, ServeError, Server, Source, Stopper};
+use vgpu_stub::server::{Limits, Listener, Polling, ServeError, Server, Source, Stopper};
 
 use super::Client;
 use super::device::TestDevice;
@@ -47,6 +47,12 @@ impl Served {
     /// The test device, with patience.
     pub(crate) fn new() -> Self {
         Self::with(PATIENT, &["test"])
+    }
+
+    /// The test device, whose thread never looks before it sleeps.
+    pub(crate) fn sleeping() -> Self {
+        let server = Server::new().limits(PATIENT).polling(Polling::Never);
+        Self::by(server, [("test", make("test"))])
     }
 
     /// Devices by their names; each one's socket is called as it is.

@@ -5,7 +5,7 @@ use std::io;
 
 use super::{Session, SessionError};
 use crate::endpoint::{Endpoint, RegionError};
-use crate::protocol::{ReceiveError, SmallAccess, Wait};
+use crate::protocol::{ReceiveError, SmallAccess};
 use crate::server::Observer;
 use crate::server::connection::{Connection, lend, take_back};
 
@@ -58,7 +58,7 @@ fn serve(
     small: u32,
 ) -> (Box<Connection>, Stop) {
     loop {
-        if let Err(error) = connection.inbox.wait(Wait::Forever) {
+        if let Err(error) = connection.inbox.wait_for_ever() {
             return (connection, Stop::Receive(error));
         }
         while let Some(access) = connection.inbox.take_small(small) {
@@ -75,7 +75,7 @@ fn serve(
             connection = take_back();
             let value = match value {
                 Some(value) => value,
-                None => match other(endpoint, connection, &access) {
+                None => match other(endpoint, connection, access) {
                     (back, Ok(value)) => {
                         connection = back;
                         value
@@ -101,7 +101,7 @@ fn serve(
 fn other(
     endpoint: &mut Endpoint,
     connection: Box<Connection>,
-    access: &SmallAccess,
+    access: SmallAccess,
 ) -> (Box<Connection>, Result<u64, RegionError>) {
     let (region, offset) = (access.region(), access.offset());
     let length = access.count() as usize;
