@@ -30,7 +30,7 @@ pub use irqs::IrqIndex;
 /// Why an access to guest memory failed.
 pub use crate::device::DmaError;
 
-use crate::device::{Device, Dma, Function, Irq};
+use crate::device::{Device, Dma, Function, Irq, Row};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
 use bar::{BarSpace, Mistake, Trapped};
@@ -58,6 +58,14 @@ pub struct Endpoint {
     event_changes: u32,
     doorbells: Doorbells,
     guest_errors: u64,
+}
+
+/// Where in a register an access begins.
+#[derive(Clone, Copy)]
+pub(crate) struct PartOfRegister {
+    bar: u8,
+    row: &'static Row,
+    first: u64,
 }
 
 /// Why a device cannot be an endpoint: a mistake of its author.
@@ -220,24 +228,51 @@ impl Endpoint {
     )]
     #[inline(always)]
     pub fn load(&mut self, region: u32, offset: u64, length: usize) -> Result<u64, RegionError> {
-        match self.load_register(region, offset, length) {
-            Some(value) => Ok(value),
+        match self.find_register(region, offset, length) {
+            Some(register) => Ok(self.read_register(register)),
             None => self.load_any(region, offset, length),
         }
     }
 
-    /// Reads `length` bytes, 1 to 8, if they are inside of one register.
-    #[allow(clippy::inline_always, reason = "as for all reads")]
+    /// The register that an access of `length` bytes, not 0, is inside of.
+    #[allow(clippy::inline_always, reason = "as for all accesses")]
     #[inline(always)]
-    pub(crate) fn load_register(&mut self, region: u32, offset: u64, length: usize) -> Option<u64> {
+    pub(crate) fn find_register(
+        &self,
+        region: u32,
+        offset: u64,
+        length: usize,
+    ) -> Option<PartOfRegister> {
         let trapped = self.trapped.get(region as usize)?;
         let (row, first) = trapped.register_of(offset, length)?;
-        let bar = u8::try_from(region).unwrap_or(u8::MAX);
+        Some(PartOfRegister {
+            bar: u8::try_from(region).unwrap_or(u8::MAX),
+            row,
+            first,
+        })
+    }
+
+    /// Reads what was found.
+    #[allow(clippy::inline_always, reason = "as for all accesses")]
+    #[inline(always)]
+    pub(crate) fn read_register(&mut self, part: PartOfRegister) -> u64 {
+        let PartOfRegister { bar, row, first } = part;
         let value = bar::read_register(self.device.as_mut(), bar, row, first);
-        Some(value.unwrap_or_else(|Mistake| {
+        value.unwrap_or_else(|Mistake| {
             self.guest_errors += 1;
             u64::MAX
-        }))
+        })
+    }
+
+    /// Writes the low `length` bytes of `value` to what was found.
+    #[allow(clippy::inline_always, reason = "as for all accesses")]
+    #[inline(always)]
+    pub(crate) fn write_register(&mut self, part: PartOfRegister, length: usize, value: u64) {
+        let PartOfRegister { bar, row, first } = part;
+        let device = self.device.as_mut();
+        if bar::write_register(device, bar, row, first, length, value).is_err() {
+            self.guest_errors += 1;
+        }
     }
 
     /// Writes the low `length` bytes of `value`, 1 to 8, as
@@ -255,32 +290,11 @@ impl Endpoint {
         length: usize,
         value: u64,
     ) -> Result<(), RegionError> {
-        match self.store_register(region, offset, length, value) {
-            Some(_) => Ok(()),
-            None => self.store_any(region, offset, length, value),
+        match self.find_register(region, offset, length) {
+            Some(register) => self.write_register(register, length, value),
+            None => return self.store_any(region, offset, length, value),
         }
-    }
-
-    /// Writes the low `length` bytes of `value`, 1 to 8, if they are inside of
-    /// one register, and returns 0.
-    #[allow(clippy::inline_always, reason = "as for all writes")]
-    #[inline(always)]
-    pub(crate) fn store_register(
-        &mut self,
-        region: u32,
-        offset: u64,
-        length: usize,
-        value: u64,
-    ) -> Option<u64> {
-        let trapped = self.trapped.get(region as usize)?;
-        let (row, first) = trapped.register_of(offset, length)?;
-        let bar = u8::try_from(region).unwrap_or(u8::MAX);
-        let device = self.device.as_mut();
-        let written = bar::write_register(device, bar, row, first, length, value);
-        if written.is_err() {
-            self.guest_errors += 1;
-        }
-        Some(0)
+        Ok(())
     }
 
     /// Checks an access without carrying it out.

@@ -109,6 +109,16 @@ pub enum Wait {
     Until(Instant),
 }
 
+/// What [`Inbox::take_small`] finds.
+pub enum Small {
+    /// What it looks for.
+    Access(SmallAccess),
+    /// Nothing, not even part of a message.
+    Nothing,
+    /// What [`Inbox::take`] is for, or part of a message.
+    Other,
+}
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub struct Inbox {
@@ -183,20 +193,28 @@ impl Inbox {
     }
 
     /// Takes the next message if it is here whole and a sound region access of
-    /// at most `most` bytes, which is at most [`SMALL`](super::SMALL); `None`
-    /// if [`Inbox::take`] is to look what there is.
+    /// at most `most` bytes, which is at most [`SMALL`](super::SMALL).
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub fn take_small(&mut self, most: u32) -> Option<SmallAccess> {
-        if self.start == self.end || !self.deferred.is_empty() || !self.fds.is_empty() {
-            return None;
+    pub fn take_small(&mut self, most: u32) -> Small {
+        if self.start == self.end {
+            return if self.deferred.is_empty() {
+                Small::Nothing
+            } else {
+                Small::Other
+            };
         }
-        let bytes = self.buffer.get(self.start..)?;
-        let (access, size) = SmallAccess::parse(bytes, self.end - self.start, most)?;
+        if !self.deferred.is_empty() || !self.fds.is_empty() {
+            return Small::Other;
+        }
+        let bytes = self.buffer.get(self.start..).unwrap_or_default();
+        let Some((access, size)) = SmallAccess::parse(bytes, self.end - self.start, most) else {
+            return Small::Other;
+        };
         self.start += size;
         self.read_ahead = true;
         self.stalled = None;
-        Some(access)
+        Small::Access(access)
     }
 
     /// Takes the next message that is here whole, one that was put aside
@@ -275,16 +293,24 @@ impl Inbox {
         if self.start < self.end || !self.read_ahead {
             return self.wait_for_rest(Wait::Forever);
         }
-        // Nothing is here, so that there is nothing to mind.
-        self.start = 0;
-        self.end = 0;
-        match receive(
-            self.socket.as_fd(),
-            &mut self.buffer,
-            true,
-            &mut self.arrived,
-        ) {
-            Ok(bytes @ 1..) => self.end = bytes,
+        self.receive_anew()
+    }
+
+    /// Waits for more and receives as much as there is. For when
+    /// [`Inbox::take_small`] took something and then found nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`].
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub fn receive_anew(&mut self) -> Result<(), ReceiveError> {
+        let socket = self.socket.as_fd();
+        match receive(socket, &mut self.buffer, true, &mut self.arrived) {
+            Ok(bytes @ 1..) => {
+                self.start = 0;
+                self.end = bytes;
+            }
             Ok(0) => return Err(ReceiveError::Closed),
             Err(errno) => return nothing_came(errno, true).map(|_| ()),
         }

@@ -46,16 +46,10 @@ pub(super) fn receive(
         msg_flags: 0,
     };
     let how = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
-    // Not libc's recvmsg: that is a point at which POSIX threads may be
-    // cancelled, which takes it more instructions than the rest.
     // SAFETY: the descriptor is open. The kernel writes within `room`, which
     // is borrowed, within `control`, and to `message`, which all outlive the
-    // call; and it takes any bytes for `room`.
-    let bytes =
-        unsafe { libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut message, how) };
-    let Ok(bytes) = usize::try_from(bytes) else {
-        return Err(last_error());
-    };
+    // call; and any bytes may be in `room`.
+    let bytes = unsafe { recvmsg(socket.as_raw_fd(), &raw mut message, how) }?;
     if message.msg_controllen > 0 || message.msg_flags & libc::MSG_CTRUNC != 0 {
         // SAFETY: the kernel has written so many bytes of control messages to
         // `control`, and nobody has taken descriptors from them.
@@ -64,9 +58,64 @@ pub(super) fn receive(
     Ok(bytes)
 }
 
+/// The system call.
+///
+/// Not libc's: that is a point at which POSIX threads may be cancelled, which
+/// takes it more instructions than the rest.
+///
+/// # Safety
+///
+/// As recvmsg(2): `message` and what it points to may be written.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::inline_always, reason = "every access comes through here")]
+#[inline(always)]
+unsafe fn recvmsg(
+    socket: libc::c_int,
+    message: *mut libc::msghdr,
+    how: libc::c_int,
+) -> Result<usize, Errno> {
+    let result: libc::c_long;
+    // SAFETY: the kernel's calling convention: number and result in rax,
+    // arguments in rdi, rsi, rdx; rcx and r11 are overwritten, nothing else.
+    // What it does to memory is what the caller allows.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") libc::SYS_recvmsg => result,
+            in("edi") socket,
+            in("rsi") message,
+            in("edx") how,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack, preserves_flags),
+        );
+    }
+    usize::try_from(result).map_err(|_| failed(result))
+}
+
+#[cfg(target_arch = "x86_64")]
 #[cold]
-fn last_error() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+fn failed(result: libc::c_long) -> Errno {
+    Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO))
+}
+
+/// The same by libc, which knows the other conventions.
+///
+/// # Safety
+///
+/// As recvmsg(2): `message` and what it points to may be written.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn recvmsg(
+    socket: libc::c_int,
+    message: *mut libc::msghdr,
+    how: libc::c_int,
+) -> Result<usize, Errno> {
+    // SAFETY: as the caller promises.
+    let result = unsafe { libc::recvmsg(socket, message, how) };
+    usize::try_from(result).map_err(|_| {
+        let error = std::io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    })
 }
 
 /// Appends the descriptors of a received message to `fds`.

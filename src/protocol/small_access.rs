@@ -27,6 +27,18 @@ struct Wire {
     data: u64,
 }
 
+/// A reply before its data.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ReplyWire {
+    start: u64,
+    flags: u32,
+    error: u32,
+    offset: u64,
+    region: u32,
+    count: u32,
+}
+
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Start {
@@ -48,6 +60,9 @@ const BYTE: u64 = start(0, 0, 1);
 
 /// The bytes before the data.
 const FIXED: u32 = 32;
+
+/// Where the data begin in a request of a write and in a reply to a read.
+pub const SMALL_DATA: usize = size_of::<ReplyWire>();
 
 /// A `REGION_READ` or `REGION_WRITE` of 1 to [`SMALL`] bytes.
 #[derive(Clone, Copy)]
@@ -135,11 +150,10 @@ impl SmallAccess {
         body
     }
 
-    /// Puts the whole reply at the front of `out`, for a read with the low
-    /// bytes of `value`. Returns its size; what follows it means nothing.
+    /// The reply without its data, and its size with them.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub fn encode_reply(&self, value: u64, out: &mut [u8; SMALL_MESSAGE]) -> usize {
+    pub fn encode_reply(&self) -> ([u8; SMALL_DATA], usize) {
         let count = self.wire.count;
         let data = u64::from(count) * BYTE;
         // A read's has data, a write's has none any more.
@@ -148,14 +162,15 @@ impl SmallAccess {
         } else {
             (self.wire.start.wrapping_sub(data), FIXED)
         };
-        *out = transmute!(Wire {
+        let reply = ReplyWire {
             start,
             flags: TYPE_REPLY,
             error: 0,
-            data: value.to_le(),
-            ..self.wire
-        });
-        size as usize
+            offset: self.wire.offset,
+            region: self.wire.region,
+            count,
+        };
+        (transmute!(reply), size as usize)
     }
 }
 
@@ -239,29 +254,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_has_its_data_and_nothing_behind_them() {
+    fn a_reply_is_as_long_as_its_data() {
         let body = bytes![0x18u64, 2u32, 4u32];
         let read = parse(&message(7, Command::RegionRead, 0, &body), SMALL).unwrap();
-        let mut out = [9; SMALL_MESSAGE];
-        let size = read.encode_reply(0xffff_ffff_1234_5678, &mut out);
-        let reply = bytes![
-            7u16,
-            9u16,
-            36u32,
-            1u32,
-            0u32,
-            0x18u64,
-            2u32,
-            4u32,
-            0x1234_5678u32
-        ];
-        assert_eq!(out[..size], reply);
+        let (out, size) = read.encode_reply();
+        let reply = bytes![7u16, 9u16, 36u32, 1u32, 0u32, 0x18u64, 2u32, 4u32];
+        assert_eq!((out.to_vec(), size), (reply, 36));
         let body = bytes![0x18u64, 2u32, 4u32, 5u32];
         let write = parse(&message(7, Command::RegionWrite, 0, &body), SMALL).unwrap();
-        let size = write.encode_reply(0, &mut out);
-        assert_eq!(
-            out[..size],
-            bytes![7u16, 10u16, 32u32, 1u32, 0u32, 0x18u64, 2u32, 4u32]
-        );
+        let (out, size) = write.encode_reply();
+        let reply = bytes![7u16, 10u16, 32u32, 1u32, 0u32, 0x18u64, 2u32, 4u32];
+        assert_eq!((out.to_vec(), size), (reply, 32));
     }
 }

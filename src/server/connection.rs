@@ -11,11 +11,18 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::protocol::{Inbox, SMALL_MESSAGE, SmallAccess, Socket};
+use crate::protocol::{Inbox, SMALL_DATA, SMALL_MESSAGE, SmallAccess, Socket};
 
 /// The most that is kept to be sent at once, in bytes: the answers to all
 /// accesses that one receive takes. It is sent whole.
 const MOST: usize = 8 * 1024;
+
+/// An answer that was begun: where, and its size when it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Begun {
+    at: usize,
+    size: usize,
+}
 
 /// Both directions of a client's socket.
 pub(super) struct Connection {
@@ -62,17 +69,40 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers a small access, for a read with the low bytes of `value`.
+    /// Begins the answer to a small access, before the device is called, and
+    /// returns how it ends. [`Connection::make_ready`] has made room.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub(super) fn answer_small(&mut self, access: &SmallAccess, value: u64) {
-        // There is room: `make_ready` was called before the device was.
-        let end = self.kept + SMALL_MESSAGE;
-        if let Some(room) = self.answers.get_mut(self.kept..end)
-            && let Some(room) = room.first_chunk_mut()
-        {
-            self.kept += access.encode_reply(value, room);
+    pub(super) fn begin_answer(&mut self, access: &SmallAccess) -> Begun {
+        let (bytes, size) = access.encode_reply();
+        let at = self.kept;
+        if let Some(room) = self.answers.get_mut(at..at + SMALL_DATA) {
+            room.copy_from_slice(&bytes);
         }
+        let size = if access.no_reply() { 0 } else { size };
+        Begun { at, size }
+    }
+
+    /// Ends the answer, for a read with the low bytes of `value`.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn end_answer(&mut self, begun: Begun, value: u64) {
+        let Begun { at, size } = begun;
+        if self.kept != at {
+            self.follow(at);
+        }
+        let data = self.kept + SMALL_DATA;
+        if let Some(room) = self.answers.get_mut(data..data + size_of_val(&value)) {
+            room.copy_from_slice(&value.to_le_bytes());
+        }
+        self.kept += size;
+    }
+
+    /// The device asked for guest memory: the answers before this one were
+    /// sent.
+    #[cold]
+    fn follow(&mut self, at: usize) {
+        self.answers.copy_within(at..at + SMALL_DATA, self.kept);
     }
 
     /// Answers with a whole message, and keeps it for [`Connection::flush`] if

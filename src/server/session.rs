@@ -25,7 +25,7 @@ use crate::endpoint::Endpoint;
 use crate::fastpath::{Fault, Serving, Spin};
 use crate::protocol::{
     Command, Header, Inbox, Kind, Message, Outgoing, ReceiveError, RegionAccess, Request, SMALL,
-    SmallAccess, Socket, reply_size,
+    Small, SmallAccess, Socket, reply_size,
 };
 
 /// How a session ended, other than by the client leaving between two
@@ -204,7 +204,7 @@ impl<'a, O: Observer> Session<'a, O> {
     #[inline]
     fn carry_out_small(&mut self) -> Result<(), SessionError> {
         let small = self.agreed.as_ref().map_or(0, |agreed| agreed.small);
-        while let Some(access) = self.connection().inbox.take_small(small) {
+        while let Small::Access(access) = self.connection().inbox.take_small(small) {
             self.observer.received(&access.header());
             self.connection().make_ready()?;
             self.drain()?;
@@ -232,7 +232,8 @@ impl<'a, O: Observer> Session<'a, O> {
     #[inline]
     fn answer_small(&mut self, access: &SmallAccess, value: u64) -> io::Result<()> {
         self.observer.answering(&access.header());
-        self.connection().answer_small(access, value);
+        let begun = self.connection().begin_answer(access);
+        self.connection().end_answer(begun, value);
         if O::LISTENS {
             self.connection().flush()?;
         }

@@ -5,7 +5,7 @@ use std::io;
 
 use super::{Session, SessionError};
 use crate::endpoint::{Endpoint, RegionError};
-use crate::protocol::{ReceiveError, SmallAccess};
+use crate::protocol::{ReceiveError, Small, SmallAccess, Wait};
 use crate::server::Observer;
 use crate::server::connection::{Connection, lend, take_back};
 
@@ -57,41 +57,52 @@ fn serve(
     mut connection: Box<Connection>,
     small: u32,
 ) -> (Box<Connection>, Stop) {
+    if let Err(error) = connection.inbox.wait(Wait::Forever) {
+        return (connection, Stop::Receive(error));
+    }
     loop {
-        if let Err(error) = connection.inbox.wait_for_ever() {
-            return (connection, Stop::Receive(error));
-        }
-        while let Some(access) = connection.inbox.take_small(small) {
-            if let Err(error) = connection.make_ready() {
-                return (connection, Stop::Reply(error));
+        let access = match connection.inbox.take_small(small) {
+            Small::Access(access) => access,
+            Small::Other => return (connection, Stop::Other),
+            Small::Nothing => {
+                if let Err(error) = connection.flush() {
+                    return (connection, Stop::Reply(error));
+                }
+                if let Err(error) = connection.inbox.receive_anew() {
+                    return (connection, Stop::Receive(error));
+                }
+                continue;
             }
-            let (region, offset) = (access.region(), access.offset());
-            let length = access.count() as usize;
-            lend(connection);
-            let value = match access.data() {
-                None => endpoint.load_register(region, offset, length),
-                Some(data) => endpoint.store_register(region, offset, length, data),
-            };
-            connection = take_back();
-            let value = match value {
-                Some(value) => value,
-                None => match other(endpoint, connection, access) {
-                    (back, Ok(value)) => {
-                        connection = back;
-                        value
-                    }
-                    (back, Err(error)) => return (back, Stop::Refused(access, error)),
-                },
-            };
-            if !access.no_reply() {
-                connection.answer_small(&access, value);
-            }
-        }
-        if connection.inbox.has_input() {
-            return (connection, Stop::Other);
-        }
-        if let Err(error) = connection.flush() {
+        };
+        if let Err(error) = connection.make_ready() {
             return (connection, Stop::Reply(error));
+        }
+        let length = access.count() as usize;
+        let found = endpoint.find_register(access.region(), access.offset(), length);
+        let Some(register) = found else {
+            let (back, done) = other(endpoint, connection, access);
+            connection = back;
+            if let Err(error) = done {
+                return (connection, Stop::Refused(access, error));
+            }
+            continue;
+        };
+        // From here on nothing of the access is needed any more.
+        match access.data() {
+            None => {
+                let begun = connection.begin_answer(&access);
+                lend(connection);
+                let value = endpoint.read_register(register);
+                connection = take_back();
+                connection.end_answer(begun, value);
+            }
+            Some(data) => {
+                let begun = connection.begin_answer(&access);
+                lend(connection);
+                endpoint.write_register(register, length, data);
+                connection = take_back();
+                connection.end_answer(begun, 0);
+            }
         }
     }
 }
@@ -100,11 +111,12 @@ fn serve(
 #[cold]
 fn other(
     endpoint: &mut Endpoint,
-    connection: Box<Connection>,
+    mut connection: Box<Connection>,
     access: SmallAccess,
-) -> (Box<Connection>, Result<u64, RegionError>) {
+) -> (Box<Connection>, Result<(), RegionError>) {
     let (region, offset) = (access.region(), access.offset());
     let length = access.count() as usize;
+    let begun = connection.begin_answer(&access);
     lend(connection);
     let done = match access.data() {
         None => endpoint.load(region, offset, length),
@@ -113,5 +125,7 @@ fn other(
             stored.map(|()| 0)
         }
     };
-    (take_back(), done)
+    connection = take_back();
+    let done = done.map(|value| connection.end_answer(begun, value));
+    (connection, done)
 }
