@@ -8,6 +8,8 @@
 use std::hint;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+
 /// Looks before the first look at the clock: what comes at once costs none.
 const LOOKS_AT_FIRST: u32 = 16;
 /// Looks from one look at the clock to the next.
@@ -30,6 +32,9 @@ const GIVEN_WAY: u64 = 10_000;
 /// From one look at the clock to the next pass less nanoseconds than that,
 /// unless somebody else had the CPU.
 const HOLE: u64 = 50_000;
+/// Who is in the way moves to another CPU at first; if it is in the way again
+/// within so many nanoseconds, all are wanted.
+const ELSEWHERE: u64 = 20_000_000;
 /// How long not to spin after a hole, in nanoseconds: at first, and at most.
 const SHORTEST_BAR: u64 = 1_000_000;
 const LONGEST_BAR: u64 = 1_000_000_000;
@@ -42,6 +47,8 @@ pub trait Clock {
     fn now(&self) -> u64;
     /// Lets another thread have the CPU, if one waits for it.
     fn give_way(&self);
+    /// Goes on on another CPU, if this thread may use one.
+    fn step_aside(&self);
 }
 
 /// The kernel's clock.
@@ -56,6 +63,19 @@ impl Clock for Monotonic {
 
     fn give_way(&self) {
         rustix::thread::sched_yield();
+    }
+
+    fn step_aside(&self) {
+        let Ok(all) = sched_getaffinity(None) else {
+            return;
+        };
+        let mut others = all;
+        others.unset(sched_getcpu());
+        // The scheduler wakes a thread beside the one that woke it, and leaves
+        // it there while neither sleeps. If we may not move, we stay.
+        if others.count() > 0 && sched_setaffinity(None, &others).is_ok() {
+            let _ = sched_setaffinity(None, &all);
+        }
     }
 }
 
@@ -75,6 +95,8 @@ pub struct Spin<C = Monotonic> {
     /// How long not to spin after the last hole, and until when.
     bar: u64,
     barred_until: u64,
+    /// Until when it counts that we have moved to another CPU.
+    elsewhere_until: u64,
     purse: Purse,
 }
 
@@ -163,7 +185,7 @@ impl Spin {
     /// sleeps at once: who could bring work has to run on it.
     pub fn adaptive(longest: Duration, percent: u8) -> Spin {
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-        let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count());
+        let cpus = sched_getaffinity(None).map_or(1, |cpus| cpus.count());
         let mode = if cpus > 1 && longest > 0 && percent > 0 {
             Mode::Adaptive(longest)
         } else {
@@ -185,6 +207,7 @@ impl<C: Clock> Spin<C> {
             unwatched: LOOKS_AT_FIRST,
             bar: 0,
             barred_until: 0,
+            elsewhere_until: 0,
             purse: Purse::new(percent, now),
         }
     }
@@ -241,6 +264,7 @@ impl<C: Clock> Spin<C> {
         let mut time = u64::from(self.unwatched) * self.per_look;
         let mut tick = self.clock.now();
         let mut give_way_at = GIVE_WAY_FIRST;
+        let mut moved = false;
         while time < self.window {
             let most = self.unwatched.min(LOOKS_PER_TICK);
             for looks in 1..=most {
@@ -248,7 +272,8 @@ impl<C: Clock> Spin<C> {
                     // It may have come while somebody else had the CPU.
                     let now = self.clock.now();
                     if now.saturating_sub(tick) > HOLE {
-                        return self.is_in_the_way(now).or(Some(found));
+                        self.is_in_the_way(now, !moved);
+                        return Some(found);
                     }
                     self.found(time + u64::from(looks) * self.per_look);
                     return Some(found);
@@ -258,7 +283,11 @@ impl<C: Clock> Spin<C> {
             let now = self.clock.now();
             let passed = now.saturating_sub(tick);
             if passed > HOLE {
-                return self.is_in_the_way(now);
+                if self.is_in_the_way(now, !moved) {
+                    return None;
+                }
+                (moved, tick) = (true, self.clock.now());
+                continue;
             }
             self.measured(most, passed);
             (time, tick) = (time + passed, now);
@@ -266,7 +295,10 @@ impl<C: Clock> Spin<C> {
                 self.clock.give_way();
                 tick = self.clock.now();
                 if tick - now > GIVEN_WAY {
-                    return self.is_in_the_way(tick);
+                    if self.is_in_the_way(tick, !moved) {
+                        return None;
+                    }
+                    (moved, tick) = (true, self.clock.now());
                 }
                 give_way_at = time + time.min(GIVE_WAY_EACH);
             }
@@ -308,13 +340,19 @@ impl<C: Clock> Spin<C> {
         }
     }
 
-    /// Somebody else wants the CPU: sleep, and do not spin for a while.
+    /// Somebody else wants the CPU: there may be another one. `true` if not:
+    /// sleep, and do not spin for a while.
     #[cold]
-    fn is_in_the_way<T>(&mut self, now: u64) -> Option<T> {
+    fn is_in_the_way(&mut self, now: u64, may_move: bool) -> bool {
+        if may_move && now >= self.elsewhere_until {
+            self.elsewhere_until = now + ELSEWHERE;
+            self.clock.step_aside();
+            return false;
+        }
         self.bar = (2 * self.bar).clamp(SHORTEST_BAR, LONGEST_BAR);
         self.barred_until = now + self.bar;
         self.window = 0;
-        None
+        true
     }
 
     /// What was waited for came after `slept`.

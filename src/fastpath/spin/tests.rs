@@ -14,6 +14,7 @@ struct Machine {
     /// How long others run if they are let.
     others: Cell<u64>,
     gave_way: Cell<u32>,
+    stepped_aside: Cell<u32>,
 }
 
 impl Clock for &Machine {
@@ -24,6 +25,10 @@ impl Clock for &Machine {
     fn give_way(&self) {
         self.gave_way.set(self.gave_way.get() + 1);
         self.pass(self.others.get());
+    }
+
+    fn step_aside(&self) {
+        self.stepped_aside.set(self.stepped_aside.get() + 1);
     }
 }
 
@@ -135,8 +140,29 @@ fn a_hole_is_one_even_if_there_is_work_behind_it() {
         });
         (looks == 30).then_some(())
     };
+    spin.elsewhere_until = u64::MAX;
     assert_eq!(spin.look(look), Some(()));
     assert_eq!(machine.wait(&mut spin, MICROSECOND), (true, 0));
+}
+
+#[test]
+fn who_is_in_the_way_tries_another_cpu_before_it_sleeps() {
+    let machine = Machine::default();
+    let mut spin = machine.spin(100);
+    while spin.window == 0 {
+        machine.wait(&mut spin, 20 * MICROSECOND);
+    }
+    let mut looks = 0;
+    let look = || {
+        looks += 1;
+        let others_run = looks == 30;
+        machine.pass(if others_run { 3_000 * MICROSECOND } else { 100 });
+        (looks == 60).then_some(())
+    };
+    assert_eq!(spin.look(look), Some(()));
+    assert_eq!(machine.stepped_aside.get(), 1);
+    let (slept, spun) = machine.wait(&mut spin, MICROSECOND);
+    assert!(!slept && spun > 0);
 }
 
 #[test]
@@ -162,6 +188,7 @@ fn others_that_only_want_to_run_shortly_are_let_and_bar_nothing() {
     assert!(machine.gave_way.get() > 100);
     assert!(!machine.wait(&mut spin, 70 * MICROSECOND).0);
     machine.others.set(1_000 * MICROSECOND);
+    spin.elsewhere_until = u64::MAX;
     assert!(machine.wait(&mut spin, 70 * MICROSECOND).0);
     assert_eq!(machine.wait(&mut spin, MICROSECOND), (true, 0));
 }
@@ -170,8 +197,8 @@ fn others_that_only_want_to_run_shortly_are_let_and_bar_nothing() {
 fn a_bar_is_forgotten_after_a_quiet_time() {
     let machine = Machine::default();
     let mut spin = machine.spin(100);
-    spin.is_in_the_way::<()>(0);
-    spin.is_in_the_way::<()>(0);
+    assert!(spin.is_in_the_way(0, false));
+    assert!(spin.is_in_the_way(0, false));
     assert_eq!(spin.bar, 2 * SHORTEST_BAR);
     machine.pass(30 * SHORTEST_BAR);
     machine.wait(&mut spin, MICROSECOND);
@@ -208,6 +235,9 @@ fn never_and_always_do_not_look_at_the_clock() {
             0
         }
         fn give_way(&self) {
+            panic!("nobody asked");
+        }
+        fn step_aside(&self) {
             panic!("nobody asked");
         }
     }
