@@ -32,12 +32,32 @@ pub(super) struct BarSpace {
     pba: Option<Range<u32>>,
 }
 
-/// The registers of a BAR that has nothing else, or none.
-#[derive(Clone, Copy, Default)]
+/// The registers of a BAR that has no mapped areas, or none.
+#[derive(Default)]
 pub(super) struct Trapped {
     /// As in its [`RegisterMap`].
     index: &'static [u16],
-    rows: &'static [Row],
+    /// One for each of its rows.
+    registers: Box<[Trap]>,
+}
+
+/// A register, ready to be accessed.
+#[derive(Clone, Copy)]
+pub(super) struct Trap {
+    row: &'static Row,
+    access: Access,
+    kind: Kind,
+}
+
+impl Trap {
+    #[inline]
+    fn new(bar: u8, row: &'static Row) -> Trap {
+        Trap {
+            row,
+            access: access(bar, row),
+            kind: row.kind,
+        }
+    }
 }
 
 /// What the bytes from an offset on are.
@@ -167,7 +187,7 @@ impl BarSpace {
             let read = match place {
                 Place::Register(row) => {
                     let first = (offset - row.offset).into();
-                    let value = read_register(device, self.number, row, first);
+                    let value = Trap::new(self.number, row).read(device, first);
                     now.copy_from_slice(&value.as_ref().unwrap_or(&u64::MAX).to_le_bytes()[..run]);
                     value.map(|_| ())
                 }
@@ -198,7 +218,7 @@ impl BarSpace {
                     value[..run].copy_from_slice(now);
                     let first = (offset - row.offset).into();
                     let value = u64::from_le_bytes(value);
-                    write_register(device, self.number, row, first, run, value)
+                    Trap::new(self.number, row).write(device, first, run, value)
                 }
                 other => self.write_other(&other, offset, now),
             };
@@ -215,7 +235,11 @@ impl BarSpace {
         let map = self.registers.filter(|_| self.areas.is_empty());
         map.map_or_else(Trapped::default, |map| Trapped {
             index: map.index,
-            rows: map.rows,
+            registers: map
+                .rows
+                .iter()
+                .map(|row| Trap::new(self.number, row))
+                .collect(),
         })
     }
 
@@ -330,64 +354,62 @@ impl Trapped {
     /// its first byte there.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub(super) fn register_of(&self, offset: u64, length: usize) -> Option<(&'static Row, u64)> {
+    pub(super) fn find(&self, offset: u64, length: usize) -> Option<(&Trap, u64)> {
         let number = *self.index.get(usize::try_from(offset).ok()?)?;
         // What is no register becomes the largest number.
-        let row = self.rows.get(usize::from(number).wrapping_sub(1))?;
-        let first = offset - u64::from(row.offset);
-        let left = u64::from(row.width.bytes()) - first;
-        (length as u64 <= left).then_some((row, first))
+        let trap = self.registers.get(usize::from(number).wrapping_sub(1))?;
+        let first = offset - u64::from(trap.access.offset);
+        let left = u64::from(trap.access.width.bytes()) - first;
+        (length as u64 <= left).then_some((trap, first))
     }
 }
 
-/// Reads a register from its byte `first` on: the low bytes of the value.
-#[inline]
-pub(super) fn read_register(
-    device: &mut dyn Device,
-    bar: u8,
-    row: &Row,
-    first: u64,
-) -> Result<u64, Mistake> {
-    let read = match row.kind {
-        Kind::Wo => Err(AccessError::WriteOnly { name: row.name }),
-        _ => device.read(access(bar, row)),
-    };
-    let value = read.map_err(|error| mistake(bar, error))?;
-    Ok(value >> (8 * first))
-}
+impl Trap {
+    /// Reads from its byte `first` on: the low bytes of the value.
+    #[inline]
+    pub(super) fn read(&self, device: &mut dyn Device, first: u64) -> Result<u64, Mistake> {
+        let read = match self.kind {
+            Kind::Wo => Err(AccessError::WriteOnly {
+                name: self.row.name,
+            }),
+            _ => device.read(self.access),
+        };
+        let value = read.map_err(|error| self.mistake(error))?;
+        Ok(value >> (8 * first))
+    }
 
-/// Writes the low `length` bytes of `value` to a register, which has so many
-/// from its byte `first` on.
-#[inline]
-pub(super) fn write_register(
-    device: &mut dyn Device,
-    bar: u8,
-    row: &Row,
-    first: u64,
-    length: usize,
-    value: u64,
-) -> Result<(), Mistake> {
-    let access = access(bar, row);
-    let whole = length == row.width.bytes() as usize;
-    let old = match row.kind {
-        Kind::Ro => Err(AccessError::ReadOnly { name: row.name }),
-        Kind::Wo if !whole => Err(AccessError::Narrow { name: row.name }),
-        // The other bytes stay as they are.
-        Kind::Rw if !whole => device.read(access),
-        Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
-    };
-    let old = old.map_err(|error| mistake(bar, error))?;
-    let mask = (u64::MAX >> (64 - 8 * length)) << (8 * first);
-    let value = old & !mask | value << (8 * first) & mask;
-    let written = device.write(access, value);
-    written.map_err(|error| mistake(bar, error))
-}
+    /// Writes the low `length` bytes of `value`, of which it has so many from
+    /// its byte `first` on.
+    #[inline]
+    pub(super) fn write(
+        &self,
+        device: &mut dyn Device,
+        first: u64,
+        length: usize,
+        value: u64,
+    ) -> Result<(), Mistake> {
+        let name = self.row.name;
+        let whole = length == self.access.width.bytes() as usize;
+        let old = match self.kind {
+            Kind::Ro => Err(AccessError::ReadOnly { name }),
+            Kind::Wo if !whole => Err(AccessError::Narrow { name }),
+            // The other bytes stay as they are.
+            Kind::Rw if !whole => device.read(self.access),
+            Kind::Rw | Kind::Wo | Kind::W1c => Ok(0),
+        };
+        let old = old.map_err(|error| self.mistake(error))?;
+        let mask = (u64::MAX >> (64 - 8 * length)) << (8 * first);
+        let value = old & !mask | value << (8 * first) & mask;
+        let written = device.write(self.access, value);
+        written.map_err(|error| self.mistake(error))
+    }
 
-/// Says what the guest did wrong.
-#[cold]
-fn mistake(bar: u8, error: AccessError) -> Mistake {
-    log::debug!("BAR {bar}: guest: {error}");
-    Mistake
+    /// Says what the guest did wrong.
+    #[cold]
+    fn mistake(&self, error: AccessError) -> Mistake {
+        log::debug!("BAR {}: guest: {error}", self.access.bar);
+        Mistake
+    }
 }
 
 #[inline]

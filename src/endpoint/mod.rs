@@ -30,10 +30,10 @@ pub use irqs::IrqIndex;
 /// Why an access to guest memory failed.
 pub use crate::device::DmaError;
 
-use crate::device::{Device, Dma, Function, Irq, Row};
+use crate::device::{Device, Dma, Function, Irq};
 use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
-use bar::{BarSpace, Mistake, Trapped};
+use bar::{BarSpace, Mistake, Trap, Trapped};
 use dma_table::DmaTable;
 use events::{Doorbells, Event};
 use irqs::IrqTable;
@@ -60,12 +60,35 @@ pub struct Endpoint {
     guest_errors: u64,
 }
 
-/// Where in a register an access begins.
-#[derive(Clone, Copy)]
-pub(crate) struct PartOfRegister {
-    bar: u8,
-    row: &'static Row,
+/// A register from one of its bytes on.
+pub(crate) struct PartOfRegister<'a> {
+    trap: &'a Trap,
     first: u64,
+    device: &'a mut dyn Device,
+    guest_errors: &'a mut u64,
+}
+
+impl PartOfRegister<'_> {
+    /// Reads it: the low bytes of the value.
+    #[allow(clippy::inline_always, reason = "as for all accesses")]
+    #[inline(always)]
+    pub(crate) fn read(self) -> u64 {
+        let value = self.trap.read(self.device, self.first);
+        value.unwrap_or_else(|Mistake| {
+            *self.guest_errors += 1;
+            u64::MAX
+        })
+    }
+
+    /// Writes the low `length` bytes of `value`: as many as it has at most.
+    #[allow(clippy::inline_always, reason = "as for all accesses")]
+    #[inline(always)]
+    pub(crate) fn write(self, length: usize, value: u64) {
+        let written = self.trap.write(self.device, self.first, length, value);
+        if written.is_err() {
+            *self.guest_errors += 1;
+        }
+    }
 }
 
 /// Why a device cannot be an endpoint: a mistake of its author.
@@ -135,7 +158,7 @@ impl Endpoint {
         let config = config_space(&function)?;
         let doorbells = Doorbells::new(&function.bars)?;
         let mut bars = <[Option<Box<BarSpace>>; 6]>::default();
-        let mut trapped = [Trapped::default(); 6];
+        let mut trapped = <[Trapped; 6]>::default();
         for (number, bar) in function.bars.into_iter().enumerate() {
             let Some(bar) = bar else { continue };
             let space = BarSpace::new(number, bar, function.msix.as_ref())?;
@@ -229,7 +252,7 @@ impl Endpoint {
     #[inline(always)]
     pub fn load(&mut self, region: u32, offset: u64, length: usize) -> Result<u64, RegionError> {
         match self.find_register(region, offset, length) {
-            Some(register) => Ok(self.read_register(register)),
+            Some(register) => Ok(register.read()),
             None => self.load_any(region, offset, length),
         }
     }
@@ -238,41 +261,19 @@ impl Endpoint {
     #[allow(clippy::inline_always, reason = "as for all accesses")]
     #[inline(always)]
     pub(crate) fn find_register(
-        &self,
+        &mut self,
         region: u32,
         offset: u64,
         length: usize,
-    ) -> Option<PartOfRegister> {
+    ) -> Option<PartOfRegister<'_>> {
         let trapped = self.trapped.get(region as usize)?;
-        let (row, first) = trapped.register_of(offset, length)?;
+        let (trap, first) = trapped.find(offset, length)?;
         Some(PartOfRegister {
-            bar: u8::try_from(region).unwrap_or(u8::MAX),
-            row,
+            trap,
             first,
+            device: self.device.as_mut(),
+            guest_errors: &mut self.guest_errors,
         })
-    }
-
-    /// Reads what was found.
-    #[allow(clippy::inline_always, reason = "as for all accesses")]
-    #[inline(always)]
-    pub(crate) fn read_register(&mut self, part: PartOfRegister) -> u64 {
-        let PartOfRegister { bar, row, first } = part;
-        let value = bar::read_register(self.device.as_mut(), bar, row, first);
-        value.unwrap_or_else(|Mistake| {
-            self.guest_errors += 1;
-            u64::MAX
-        })
-    }
-
-    /// Writes the low `length` bytes of `value` to what was found.
-    #[allow(clippy::inline_always, reason = "as for all accesses")]
-    #[inline(always)]
-    pub(crate) fn write_register(&mut self, part: PartOfRegister, length: usize, value: u64) {
-        let PartOfRegister { bar, row, first } = part;
-        let device = self.device.as_mut();
-        if bar::write_register(device, bar, row, first, length, value).is_err() {
-            self.guest_errors += 1;
-        }
     }
 
     /// Writes the low `length` bytes of `value`, 1 to 8, as
@@ -291,7 +292,7 @@ impl Endpoint {
         value: u64,
     ) -> Result<(), RegionError> {
         match self.find_register(region, offset, length) {
-            Some(register) => self.write_register(register, length, value),
+            Some(register) => register.write(length, value),
             None => return self.store_any(region, offset, length, value),
         }
         Ok(())

@@ -111,8 +111,11 @@ pub enum Wait {
 
 /// What [`Inbox::take_small`] finds.
 pub enum Small {
-    /// What it looks for.
-    Access(SmallAccess),
+    /// A read.
+    Read(SmallAccess),
+    /// A write, and what it writes in the low bytes. What is above them means
+    /// nothing.
+    Write(SmallAccess, u64),
     /// Nothing, not even part of a message.
     Nothing,
     /// What [`Inbox::take`] is for, or part of a message.
@@ -207,14 +210,31 @@ impl Inbox {
         if !self.deferred.is_empty() || !self.fds.is_empty() {
             return Small::Other;
         }
-        let bytes = self.buffer.get(self.start..).unwrap_or_default();
-        let Some((access, size)) = SmallAccess::parse(bytes, self.end - self.start, most) else {
+        let Some(bytes) = self.buffer.get(self.start..) else {
             return Small::Other;
         };
+        let here = self.end - self.start;
+        let Some(access) = SmallAccess::front(bytes) else {
+            return Small::Other;
+        };
+        if let Some(size) = access.size_of_read(here, most) {
+            self.pass(size);
+            return Small::Read(access);
+        }
+        if let Some(size) = access.size_of_write(here, most) {
+            self.pass(size);
+            return Small::Write(access, access.data());
+        }
+        Small::Other
+    }
+
+    /// Goes behind the region access of `size` bytes at `start`.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    fn pass(&mut self, size: usize) {
         self.start += size;
         self.read_ahead = true;
         self.stalled = None;
-        Small::Access(access)
     }
 
     /// Takes the next message that is here whole, one that was put aside

@@ -66,71 +66,80 @@ pub const SMALL_DATA: usize = size_of::<ReplyWire>();
 
 /// A `REGION_READ` or `REGION_WRITE` of 1 to [`SMALL`] bytes.
 #[derive(Clone, Copy)]
-pub struct SmallAccess {
-    wire: Wire,
-    reads: bool,
-}
+pub struct SmallAccess(Wire);
 
 impl SmallAccess {
-    /// The access at the front of `bytes`, of which `here` were received, and
-    /// its size; `None` if it is anything else than a whole and sound access
-    /// of at most `most` bytes, which is at most [`SMALL`].
+    /// What may be such an access at the front of `bytes`.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub(super) fn parse(bytes: &[u8], here: usize, most: u32) -> Option<(SmallAccess, usize)> {
-        let wire: Wire = transmute!(*bytes.first_chunk::<SMALL_MESSAGE>()?);
-        let what = wire.start & !ID;
-        let data = u64::from(wire.count) * BYTE;
-        let (reads, size) = if what == READ {
-            (true, FIXED)
-        } else if what == WRITE.wrapping_add(data) {
-            (false, FIXED + wire.count)
-        } else {
+    pub(super) fn front(bytes: &[u8]) -> Option<SmallAccess> {
+        let wire = transmute!(*bytes.first_chunk::<SMALL_MESSAGE>()?);
+        Some(SmallAccess(wire))
+    }
+
+    /// Its size if it is a whole and sound read of at most `most` bytes, of
+    /// which `here` were received.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn size_of_read(&self, here: usize, most: u32) -> Option<usize> {
+        let size = FIXED as usize;
+        (self.0.start & !ID == READ && self.is_sound(most) && size <= here).then_some(size)
+    }
+
+    /// The same for a write.
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    pub(super) fn size_of_write(&self, here: usize, most: u32) -> Option<usize> {
+        let with_data = WRITE.wrapping_add(u64::from(self.0.count) * BYTE);
+        if self.0.start & !ID != with_data || !self.is_sound(most) {
             return None;
-        };
-        let size = size as usize;
+        }
+        let size = (FIXED + self.0.count) as usize;
+        (size <= here).then_some(size)
+    }
+
+    #[allow(clippy::inline_always, reason = "every access comes through here")]
+    #[inline(always)]
+    fn is_sound(&self, most: u32) -> bool {
         // A count of 0 becomes the largest number.
-        let sound = wire.count.wrapping_sub(1) < most
-            && wire.flags & TYPE_MASK == TYPE_COMMAND
-            && size <= here;
-        sound.then_some((SmallAccess { wire, reads }, size))
+        self.0.count.wrapping_sub(1) < most && self.0.flags & TYPE_MASK == TYPE_COMMAND
     }
 
     /// Where in the region.
     #[inline]
     pub fn offset(&self) -> u64 {
-        self.wire.offset
+        self.0.offset
     }
 
     /// The region's index.
     #[inline]
     pub fn region(&self) -> u32 {
-        self.wire.region
+        self.0.region
     }
 
     /// How many bytes, 1 to [`SMALL`].
     #[inline]
     pub fn count(&self) -> u32 {
-        self.wire.count
+        self.0.count
     }
 
     /// What to write, in the low bytes, if this is a write. What is above them
     /// means nothing.
     #[inline]
-    pub fn data(&self) -> Option<u64> {
-        (!self.reads).then_some(u64::from_le(self.wire.data))
+    pub fn data(&self) -> u64 {
+        u64::from_le(self.0.data)
     }
 
     /// Whether the client wants no reply.
     #[inline]
     pub fn no_reply(&self) -> bool {
-        self.wire.flags & NO_REPLY != 0
+        self.0.flags & NO_REPLY != 0
     }
 
     /// The header as it was received.
     #[inline]
     pub fn header(&self) -> Header {
-        let Start { id, command, size } = transmute!(self.wire.start);
+        let Start { id, command, size } = transmute!(self.0.start);
         Header {
             id,
             command,
@@ -144,30 +153,31 @@ impl SmallAccess {
     /// The fixed part of the request's body.
     pub fn body(&self) -> [u8; 16] {
         let mut body = [0; 16];
-        body[..8].copy_from_slice(&self.wire.offset.to_ne_bytes());
-        body[8..12].copy_from_slice(&self.wire.region.to_ne_bytes());
-        body[12..].copy_from_slice(&self.wire.count.to_ne_bytes());
+        body[..8].copy_from_slice(&self.0.offset.to_ne_bytes());
+        body[8..12].copy_from_slice(&self.0.region.to_ne_bytes());
+        body[12..].copy_from_slice(&self.0.count.to_ne_bytes());
         body
     }
 
-    /// The reply without its data, and its size with them.
+    /// The reply without its data, and its size with them. `reads`: whether it
+    /// is a read.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub fn encode_reply(&self) -> ([u8; SMALL_DATA], usize) {
-        let count = self.wire.count;
+    pub fn encode_reply(&self, reads: bool) -> ([u8; SMALL_DATA], usize) {
+        let count = self.0.count;
         let data = u64::from(count) * BYTE;
         // A read's has data, a write's has none any more.
-        let (start, size) = if self.reads {
-            (self.wire.start.wrapping_add(data), FIXED + count)
+        let (start, size) = if reads {
+            (self.0.start.wrapping_add(data), FIXED + count)
         } else {
-            (self.wire.start.wrapping_sub(data), FIXED)
+            (self.0.start.wrapping_sub(data), FIXED)
         };
         let reply = ReplyWire {
             start,
             flags: TYPE_REPLY,
             error: 0,
-            offset: self.wire.offset,
-            region: self.wire.region,
+            offset: self.0.offset,
+            region: self.0.region,
             count,
         };
         (transmute!(reply), size as usize)
@@ -186,29 +196,29 @@ mod tests {
         [&header, body, &[0x77; 8]].concat()
     }
 
-    fn parse(message: &[u8], most: u32) -> Option<SmallAccess> {
+    fn parse(message: &[u8], most: u32) -> Option<(SmallAccess, bool)> {
         let here = message.len() - 8;
-        let (access, size) = SmallAccess::parse(message, here, most)?;
-        assert_eq!(size, here);
+        let access = SmallAccess::front(message)?;
+        let read = access.size_of_read(here, most);
+        let write = access.size_of_write(here, most);
+        assert!(read.is_none() || write.is_none());
+        assert_eq!(read.or(write)?, here);
         // The same as the one that parses all of them.
         let body = &message[16..here];
-        let (same, data) = if access.data().is_none() {
-            (RegionAccess::parse(body).unwrap(), None)
+        let (same, data) = if read.is_some() {
+            (RegionAccess::parse(body).unwrap(), &[][..])
         } else {
-            let (access, data) = RegionAccess::parse_write(body).unwrap();
-            (access, Some(data))
+            RegionAccess::parse_write(body).unwrap()
         };
         assert_eq!(
             (same.offset, same.region, same.count),
             (access.offset(), access.region(), access.count())
         );
-        if let (Some(data), Some(value)) = (data, access.data()) {
-            assert_eq!(value.to_le_bytes()[..data.len()], *data);
-        }
+        assert_eq!(access.data().to_le_bytes()[..data.len()], *data);
         let header = Header::parse(message.first_chunk().unwrap()).unwrap();
         assert_eq!(access.header(), header);
         assert_eq!(access.body(), body[..16]);
-        Some(access)
+        Some((access, read.is_some()))
     }
 
     #[test]
@@ -216,11 +226,12 @@ mod tests {
         for count in 1..=8u32 {
             for flags in [0u32, 0x10, 0x20] {
                 let mut body = bytes![0x18u64, 2u32, count];
-                let read = parse(&message(7, Command::RegionRead, flags, &body), SMALL).unwrap();
-                assert_eq!((read.data(), read.no_reply()), (None, flags == 0x10));
+                let read = message(7, Command::RegionRead, flags, &body);
+                let (read, reads) = parse(&read, SMALL).unwrap();
+                assert_eq!((reads, read.no_reply()), (true, flags == 0x10));
                 body.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8][..count as usize]);
                 let write = message(7, Command::RegionWrite, flags, &body);
-                assert!(parse(&write, SMALL).unwrap().data().is_some());
+                assert!(!parse(&write, SMALL).unwrap().1);
             }
         }
     }
@@ -248,21 +259,22 @@ mod tests {
         }
         let four = message(7, Command::RegionRead, 0, &access(4));
         assert!(parse(&four, 3).is_none());
-        assert!(SmallAccess::parse(&four, 31, SMALL).is_none());
+        let front = SmallAccess::front(&four).unwrap();
+        assert_eq!(front.size_of_read(31, SMALL), None);
         // Its last bytes might be another message's, but not beyond the end.
-        assert!(SmallAccess::parse(&four[..39], 32, SMALL).is_none());
+        assert!(SmallAccess::front(&four[..39]).is_none());
     }
 
     #[test]
     fn a_reply_is_as_long_as_its_data() {
         let body = bytes![0x18u64, 2u32, 4u32];
-        let read = parse(&message(7, Command::RegionRead, 0, &body), SMALL).unwrap();
-        let (out, size) = read.encode_reply();
+        let (read, _) = parse(&message(7, Command::RegionRead, 0, &body), SMALL).unwrap();
+        let (out, size) = read.encode_reply(true);
         let reply = bytes![7u16, 9u16, 36u32, 1u32, 0u32, 0x18u64, 2u32, 4u32];
         assert_eq!((out.to_vec(), size), (reply, 36));
         let body = bytes![0x18u64, 2u32, 4u32, 5u32];
-        let write = parse(&message(7, Command::RegionWrite, 0, &body), SMALL).unwrap();
-        let (out, size) = write.encode_reply();
+        let (write, _) = parse(&message(7, Command::RegionWrite, 0, &body), SMALL).unwrap();
+        let (out, size) = write.encode_reply(false);
         let reply = bytes![7u16, 10u16, 32u32, 1u32, 0u32, 0x18u64, 2u32, 4u32];
         assert_eq!((out.to_vec(), size), (reply, 32));
     }

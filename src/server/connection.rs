@@ -73,8 +73,8 @@ impl Connection {
     /// returns how it ends. [`Connection::make_ready`] has made room.
     #[allow(clippy::inline_always, reason = "every access comes through here")]
     #[inline(always)]
-    pub(super) fn begin_answer(&mut self, access: &SmallAccess) -> Begun {
-        let (bytes, size) = access.encode_reply();
+    pub(super) fn begin_answer(&mut self, access: &SmallAccess, reads: bool) -> Begun {
+        let (bytes, size) = access.encode_reply(reads);
         let at = self.kept;
         if let Some(room) = self.answers.get_mut(at..at + SMALL_DATA) {
             room.copy_from_slice(&bytes);
@@ -91,9 +91,9 @@ impl Connection {
         if self.kept != at {
             self.follow(at);
         }
-        let data = self.kept + SMALL_DATA;
-        if let Some(room) = self.answers.get_mut(data..data + size_of_val(&value)) {
-            room.copy_from_slice(&value.to_le_bytes());
+        if self.kept <= MOST - SMALL_MESSAGE {
+            let data = self.kept + SMALL_DATA;
+            self.answers[data..data + size_of_val(&value)].copy_from_slice(&value.to_le_bytes());
         }
         self.kept += size;
     }

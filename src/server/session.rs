@@ -204,7 +204,12 @@ impl<'a, O: Observer> Session<'a, O> {
     #[inline]
     fn carry_out_small(&mut self) -> Result<(), SessionError> {
         let small = self.agreed.as_ref().map_or(0, |agreed| agreed.small);
-        while let Small::Access(access) = self.connection().inbox.take_small(small) {
+        loop {
+            let (access, data) = match self.connection().inbox.take_small(small) {
+                Small::Read(access) => (access, None),
+                Small::Write(access, data) => (access, Some(data)),
+                Small::Nothing | Small::Other => return Ok(()),
+            };
             self.observer.received(&access.header());
             self.connection().make_ready()?;
             self.drain()?;
@@ -212,7 +217,7 @@ impl<'a, O: Observer> Session<'a, O> {
                 let _lent = Lent::new(&mut self.connection);
                 let (region, offset) = (access.region(), access.offset());
                 let length = access.count() as usize;
-                match access.data() {
+                match data {
                     None => self.endpoint.load(region, offset, length),
                     Some(data) => self
                         .endpoint
@@ -223,16 +228,15 @@ impl<'a, O: Observer> Session<'a, O> {
             match done {
                 Err(error) => self.refuse(&access.header(), &access.body(), &error.into())?,
                 Ok(_) if access.no_reply() => {}
-                Ok(value) => self.answer_small(&access, value)?,
+                Ok(value) => self.answer_small(&access, data.is_none(), value)?,
             }
         }
-        Ok(())
     }
 
     #[inline]
-    fn answer_small(&mut self, access: &SmallAccess, value: u64) -> io::Result<()> {
+    fn answer_small(&mut self, access: &SmallAccess, reads: bool, value: u64) -> io::Result<()> {
         self.observer.answering(&access.header());
-        let begun = self.connection().begin_answer(access);
+        let begun = self.connection().begin_answer(access, reads);
         self.connection().end_answer(begun, value);
         if O::LISTENS {
             self.connection().flush()?;

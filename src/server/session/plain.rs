@@ -61,8 +61,9 @@ fn serve(
         return (connection, Stop::Receive(error));
     }
     loop {
-        let access = match connection.inbox.take_small(small) {
-            Small::Access(access) => access,
+        let done = match connection.inbox.take_small(small) {
+            Small::Read(access) => carry_out(endpoint, connection, access, None),
+            Small::Write(access, data) => carry_out(endpoint, connection, access, Some(data)),
             Small::Other => return (connection, Stop::Other),
             Small::Nothing => {
                 if let Err(error) = connection.flush() {
@@ -74,37 +75,47 @@ fn serve(
                 continue;
             }
         };
-        if let Err(error) = connection.make_ready() {
-            return (connection, Stop::Reply(error));
-        }
-        let length = access.count() as usize;
-        let found = endpoint.find_register(access.region(), access.offset(), length);
-        let Some(register) = found else {
-            let (back, done) = other(endpoint, connection, access);
-            connection = back;
-            if let Err(error) = done {
-                return (connection, Stop::Refused(access, error));
-            }
-            continue;
+        connection = match done {
+            Ok(connection) => connection,
+            Err(stopped) => return stopped,
         };
-        // From here on nothing of the access is needed any more.
-        match access.data() {
-            None => {
-                let begun = connection.begin_answer(&access);
-                lend(connection);
-                let value = endpoint.read_register(register);
-                connection = take_back();
-                connection.end_answer(begun, value);
-            }
-            Some(data) => {
-                let begun = connection.begin_answer(&access);
-                lend(connection);
-                endpoint.write_register(register, length, data);
-                connection = take_back();
-                connection.end_answer(begun, 0);
-            }
-        }
     }
+}
+
+/// Carries out an access and answers it. `data` are what it writes, if it
+/// does. Twice in the program: for reads, and for writes.
+#[allow(clippy::inline_always, reason = "every access comes through here")]
+#[inline(always)]
+fn carry_out(
+    endpoint: &mut Endpoint,
+    mut connection: Box<Connection>,
+    access: SmallAccess,
+    data: Option<u64>,
+) -> Result<Box<Connection>, (Box<Connection>, Stop)> {
+    if let Err(error) = connection.make_ready() {
+        return Err((connection, Stop::Reply(error)));
+    }
+    let length = access.count() as usize;
+    let found = endpoint.find_register(access.region(), access.offset(), length);
+    let Some(register) = found else {
+        return match other(endpoint, connection, access, data) {
+            (connection, Ok(())) => Ok(connection),
+            (connection, Err(error)) => Err((connection, Stop::Refused(access, error))),
+        };
+    };
+    // Of the access no more is needed when the device has been called.
+    let begun = connection.begin_answer(&access, data.is_none());
+    lend(connection);
+    let value = match data {
+        None => register.read(),
+        Some(data) => {
+            register.write(length, data);
+            0
+        }
+    };
+    connection = take_back();
+    connection.end_answer(begun, value);
+    Ok(connection)
 }
 
 /// Carries out an access of something else than a register.
@@ -113,12 +124,13 @@ fn other(
     endpoint: &mut Endpoint,
     mut connection: Box<Connection>,
     access: SmallAccess,
+    data: Option<u64>,
 ) -> (Box<Connection>, Result<(), RegionError>) {
     let (region, offset) = (access.region(), access.offset());
     let length = access.count() as usize;
-    let begun = connection.begin_answer(&access);
+    let begun = connection.begin_answer(&access, data.is_none());
     lend(connection);
-    let done = match access.data() {
+    let done = match data {
         None => endpoint.load(region, offset, length),
         Some(data) => {
             let stored = endpoint.store(region, offset, length, data);
