@@ -1,6 +1,7 @@
 //! What the program supports, for management software, in the style of QEMU's
 //! vhost-user backends (docs/interop/vhost-user.json).
 
+#[cfg(feature = "host")]
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ pub(super) fn print() -> Result<(), Failure> {
 }
 
 /// The file that goes into /usr/share/vfio-user.
+#[cfg(feature = "host")]
 pub(super) fn print_discovery(binary: &Path) -> Result<(), Failure> {
     print_json(&json!({
         "description": "vgpu-stub: a PCI device in a process of its own",

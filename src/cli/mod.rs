@@ -15,6 +15,7 @@ mod demo_checks;
 #[cfg(feature = "host")]
 mod doctor;
 mod failure;
+#[cfg(feature = "host")]
 mod generate;
 #[cfg(feature = "bench")]
 mod guest_bench;
@@ -88,6 +89,7 @@ enum Command {
     Bench(bench::Args),
     #[cfg(feature = "bench")]
     GuestBench(guest_bench::Args),
+    #[cfg(feature = "host")]
     Generate(generate::Args),
     #[cfg(feature = "bench")]
     #[command(hide = true)]
@@ -147,6 +149,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Bench(args)) => bench::run(&args),
         #[cfg(feature = "bench")]
         Some(Command::GuestBench(args)) => guest_bench::run(&args),
+        #[cfg(feature = "host")]
         Some(Command::Generate(args)) => generate::run(&args),
         #[cfg(feature = "bench")]
         Some(Command::BenchPeer(args)) => bench_peer::run(&args),

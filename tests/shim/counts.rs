@@ -123,7 +123,8 @@ fn a_read_by_shared_memory_costs_no_system_call() {
         }
     }
     println!("{calls:.2} calls");
-    assert!(calls < SOME, "{calls}");
+    // One for which it sleeps costs two or more.
+    assert!(calls < 0.5, "{calls}");
     let by_socket = |heard: &Heard| heard.accesses(0, 0) && !heard.by_memory;
     assert_eq!(fake.count(by_socket), 0);
 }
