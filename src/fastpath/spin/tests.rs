@@ -161,8 +161,8 @@ fn who_is_in_the_way_tries_another_cpu_before_it_sleeps() {
     };
     assert_eq!(spin.look(look), Some(()));
     assert_eq!(machine.stepped_aside.get(), 1);
-    let (slept, spun) = machine.wait(&mut spin, MICROSECOND);
-    assert!(!slept && spun > 0);
+    let (slept, looked) = machine.wait(&mut spin, MICROSECOND);
+    assert!(!slept && looked > 0);
 }
 
 #[test]
@@ -259,10 +259,10 @@ fn a_process_with_one_cpu_does_not_spin() {
     // Of this thread only.
     std::thread::spawn(|| {
         let mut one = rustix::thread::CpuSet::new();
-        let all = rustix::thread::sched_getaffinity(None).unwrap();
+        let all = sched_getaffinity(None).unwrap();
         let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu));
         one.set(first.unwrap());
-        rustix::thread::sched_setaffinity(None, &one).unwrap();
+        sched_setaffinity(None, &one).unwrap();
         let spin = Spin::adaptive(Duration::from_micros(100), 100);
         assert_eq!(spin.mode, Mode::Never);
     })
