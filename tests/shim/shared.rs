@@ -140,8 +140,9 @@ fn writes_that_are_not_posted_go_through_the_slot() {
     );
 }
 
-/// The server holds the first write until there is a request: the ring takes
-/// one more, then the next must be acknowledged.
+/// The server holds the first write until there is a request. The ring takes
+/// one more if the first has been taken out of it by then; the next must be
+/// acknowledged.
 #[test]
 fn a_write_that_finds_the_ring_full_goes_through_the_slot() {
     let sharing = Sharing {
@@ -163,7 +164,8 @@ fn a_write_that_finds_the_ring_full_goes_through_the_slot() {
     let writes = writes(&fake);
     assert!(writes.iter().map(|heard| heard.u32(32)).eq(1..=3));
     let posted: Vec<bool> = writes.iter().map(Heard::no_reply).collect();
-    assert_eq!(posted, [true, true, false]);
+    assert!(posted[0]);
+    assert_eq!(posted.iter().filter(|posted| !**posted).count(), 1);
 }
 
 /// What was posted comes before a command on the socket.
