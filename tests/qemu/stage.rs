@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::rig::{Accelerator, Guest, Qemu, Recorder, RigError, Running, Server};
 
 /// How long one guest may run: some tens of times what it takes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const LIMIT: Duration = Duration::from_secs(150);
 
 /// A server behind a recorder.
 pub(crate) struct Stage {

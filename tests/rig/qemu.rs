@@ -317,7 +317,7 @@ fn try_kvm() -> Result<(), RigError> {
         .keep(image)
         .no_reboot()
         .start()?
-        .wait(Duration::from_secs(40))?;
+        .wait(Duration::from_secs(60))?;
     match outcome.guest_code() {
         Some(guest::TRIVIAL_CODE) => Ok(()),
         _ => Err(RigError::failed(
