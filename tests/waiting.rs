@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use vgpu_stub::client::{Client, Options};
 use vgpu_stub::devices;
 use vgpu_stub::endpoint::Endpoint;
+use vgpu_stub::fastpath::Polling;
 use vgpu_stub::protocol::{Command, Header};
-use vgpu_stub::server::{
-    Limits, Observer, Polling, ServeError, Server, Source, Stopper, serve_observed,
-};
+use vgpu_stub::server::{Limits, Observer, ServeError, Server, Source, Stopper, serve_observed};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -16,8 +16,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vgpu_stub::devices::{Choice, MAX_VECTORS};
 use vgpu_stub::endpoint::{Endpoint, MAX_MAPS};
-use vgpu_stub::fastpath::MAX_SLOTS;
-use vgpu_stub::server::{Limits, Listener, Polling, Server, Source};
+use vgpu_stub::fastpath::{MAX_SLOTS, Polling};
+use vgpu_stub::server::{Limits, Listener, Server, Source};
 
 use super::failure::Failure;
 use super::inherited;

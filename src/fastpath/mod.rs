@@ -9,7 +9,7 @@
 //! | `sleep` | how a side falls asleep without missing anything |
 //! | `serving` | the server's half |
 //! | `open` | how both halves come about |
-//! | `spin` | how long to look before sleeping; for sockets too |
+//! | `spin`, `polling` | how long to look before sleeping; for sockets and Xen too |
 //!
 //! A peer writes the pages at any time and anything: each field is read once,
 //! as an atomic, copied and checked. `tests/loom.rs` compiles these files with
@@ -19,6 +19,7 @@ mod access;
 mod layout;
 mod memory;
 mod open;
+mod polling;
 mod ring;
 mod serving;
 mod sleep;
@@ -32,6 +33,7 @@ mod wake;
 pub use access::{Access, Operation};
 pub use layout::{ENTRY_SIZE, Layout, MAX_RING, MAX_SLOTS, RING, SLOT_SIZE, SLOTS_AT, VERSION};
 pub use open::{OpenError, open};
+pub use polling::Polling;
 pub use ring::{Fault, Poster};
 pub use serving::{Handler, Serving};
 pub use slot::Requester;

@@ -8,7 +8,6 @@ mod commands;
 mod connection;
 mod listener;
 mod observer;
-mod polling;
 mod pool;
 mod refusal;
 mod session;
@@ -29,10 +28,10 @@ use thiserror::Error;
 
 pub use listener::{ListenError, Listener, Source};
 pub use observer::Observer;
-pub use polling::Polling;
 pub use session::SessionError;
 
 use crate::endpoint::Endpoint;
+use crate::fastpath::Polling;
 use crate::protocol::{Capabilities, Socket};
 use session::Session;
 

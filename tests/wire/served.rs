@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use vgpu_stub::devices::{Kind, Options};
 use vgpu_stub::endpoint::Endpoint;
-use vgpu_stub::server::{Limits, Listener, Polling, ServeError, Server, Source, Stopper};
+use vgpu_stub::fastpath::Polling;
+use vgpu_stub::server::{Limits, Listener, ServeError, Server, Source, Stopper};
 
 use super::Client;
 use super::device::TestDevice;

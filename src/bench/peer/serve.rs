@@ -11,8 +11,9 @@ use super::{PeerKind, PeerOptions, cache_line, eventfds, idle, ping_pong};
 use crate::bench::dispatch::stub;
 use crate::bench::{Clock, Trouble};
 use crate::endpoint::REGIONS;
+use crate::fastpath::Polling;
 use crate::protocol::{Command, Header};
-use crate::server::{Observer, Polling, Server, Source, serve_observed};
+use crate::server::{Observer, Server, Source, serve_observed};
 
 /// When a peer did what for one read, in ticks of the [`Clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fastpath::Spin;
+use super::Spin;
 
 /// The longest that a thread looks for work before it sleeps.
 const LONGEST: Duration = Duration::from_micros(200);
@@ -32,8 +32,8 @@ impl Polling {
     /// The budget of the default, in percent.
     pub const BUDGET: u8 = 25;
 
-    /// How a session looks.
-    pub(super) fn spin(self) -> Spin {
+    /// How such a thread looks.
+    pub fn spin(self) -> Spin {
         match self {
             Polling::Never => Spin::never(),
             Polling::Adaptive { budget } => Spin::adaptive(LONGEST, budget),
