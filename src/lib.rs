@@ -17,6 +17,7 @@
 //! | [`devices`] | the stub, and small devices that teach |
 //! | [`pci`] | what PCI says: config space, BARs, capabilities |
 //! | [`fastpath`] | accesses by memory that server and client share; imports none of the others |
+//! | `xen` | accesses that the hypervisor sends itself, without QEMU in the path (feature `xen`) |
 //! | [`client`] | the other side: a vfio-user client, for `demo` and `probe` |
 //! | `host` | a host's side: starting a server for a VM, finding out why one does not start (feature `host`) |
 //! | `bench` | what an access costs, hop by hop, each beside its floor (feature `bench`) |
@@ -112,3 +113,5 @@ pub mod host;
 pub mod pci;
 pub mod protocol;
 pub mod server;
+#[cfg(feature = "xen")]
+pub mod xen;
