@@ -127,6 +127,11 @@ impl BarSpace {
         })
     }
 
+    /// Which BAR it is: its region's number.
+    pub(super) fn number(&self) -> u32 {
+        self.number.into()
+    }
+
     /// What a client may know of it.
     pub(super) fn region(&self) -> Region<'_> {
         let size = self.size;

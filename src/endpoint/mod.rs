@@ -8,6 +8,7 @@
 
 mod areas;
 mod bar;
+mod decode;
 mod dma_table;
 mod eventfd;
 mod events;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use decode::DecodedBar;
 pub use dma_table::{Backing, ClientMemory, MAX_MAPS, MapError, MapRequest, PAGE_SIZE};
 pub use events::OfferedDoorbell;
 pub use interrupts::{IrqDescription, IrqError, MaskEvent};

@@ -9,16 +9,23 @@
 //! libraries link to one version of Xen, and none of the others has the
 //! operations of a device model.
 
+mod dispatch;
 mod dm_op;
 mod domain;
 mod error;
 mod evtchn;
 mod foreign;
+mod function;
 mod ioctl;
+mod ioreq;
 mod privcmd;
+mod ranges;
+mod serve;
 
 pub use domain::{Bdf, Domain, DomainId, Range, ServerId};
 pub use error::XenError;
 pub use evtchn::{EventChannels, LocalPort, Waker};
 pub use foreign::{BusMaster, GuestMemory};
+pub use function::Slot;
 pub use privcmd::{ForeignPages, ResourcePage};
+pub use serve::{End, Handle, ServeError, Server, Serving};

@@ -1,0 +1,362 @@
+//! A domain's server: it is set up, waits for requests, answers them, and ends
+//! in one of three ways.
+//!
+//! While requests come, their ports stay masked: the page says what there is to
+//! do, and nobody has to be interrupted for it. Before the server sleeps it
+//! unmasks what it had read, looks once more, and reads. An access to a server
+//! that sleeps so takes three system calls: a read, the notification, and the
+//! write that unmasks, after the guest was told to go on.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::dispatch::{Dispatch, Memory};
+use super::function::{PciFunction, Slot};
+use super::ioreq::{MAX_VCPUS, Request, Slots};
+use super::ranges::{Refused, Routes};
+use super::{
+    BusMaster, Domain, EventChannels, GuestMemory, LocalPort, Range, ResourcePage, ServerId, Waker,
+    XenError,
+};
+use crate::endpoint::{Endpoint, MapError};
+use crate::fastpath::{Polling, Spin};
+
+/// How often, and how often at most, to look whether the guest has taken the
+/// last answers, before its server goes.
+const TAKEN_LOOK: Duration = Duration::from_millis(1);
+const TAKEN_LOOKS: u32 = 100;
+
+/// Why a domain is not served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Xen or the kernel refuses.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// A second device where there is one.
+    #[error("{slot}: two devices; give each a bdf= of its own")]
+    Taken {
+        /// Where.
+        slot: Slot,
+    },
+    /// A device's guest memory could not be set up.
+    #[error("guest memory: {0}")]
+    Memory(#[from] MapError),
+    /// Event channels do not work any more.
+    #[error("domain {domain}: event channels: {source}")]
+    Channels {
+        /// The domain.
+        domain: super::DomainId,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// How a server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is removed: the guest reads all-ones from then on.
+    Remove,
+    /// It is left as it is, for a successor; the guest's accesses wait.
+    Leave,
+    /// The domain is gone, and the server with it.
+    Gone,
+}
+
+/// One domain's devices, until they are served.
+pub struct Server {
+    domain: Arc<Domain>,
+    channels: Arc<EventChannels>,
+    memory: Arc<GuestMemory>,
+    polling: Polling,
+    functions: Vec<PciFunction>,
+}
+
+impl Server {
+    /// Of this domain; its event channels are bound to our ends in `channels`.
+    pub fn new(domain: Domain, channels: EventChannels) -> Self {
+        let domain = Arc::new(domain);
+        Server {
+            memory: Arc::new(GuestMemory::new(domain.clone())),
+            domain,
+            channels: Arc::new(channels),
+            polling: Polling::default(),
+            functions: Vec::new(),
+        }
+    }
+
+    /// How to wait for requests.
+    #[must_use]
+    pub fn polling(mut self, polling: Polling) -> Self {
+        self.polling = polling;
+        self
+    }
+
+    /// Adds a device.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Taken`].
+    pub fn add(&mut self, slot: Slot, endpoint: Endpoint) -> Result<(), ServeError> {
+        if self.functions.iter().any(|other| other.slot == slot) {
+            return Err(ServeError::Taken { slot });
+        }
+        let memory = Arc::new(BusMaster::new(self.memory.clone()));
+        self.functions
+            .push(PciFunction::new(slot, endpoint, memory)?);
+        Ok(())
+    }
+
+    /// Makes the server known to Xen. From now on the guest sees the devices,
+    /// and waits wherever it uses one, until [`Serving::run`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ServeError`]; then nothing is left in Xen.
+    pub fn start(self) -> Result<Serving, ServeError> {
+        let domain = self.domain.clone();
+        let id = domain.create_server()?;
+        self.enabled(id).inspect_err(|_| {
+            // The first failure is the one to tell.
+            let _ = domain.destroy_server(id);
+        })
+    }
+
+    /// Enables a new server.
+    fn enabled(self, id: ServerId) -> Result<Serving, ServeError> {
+        // Before it is enabled: Xen writes its ports into the page then.
+        let page = self.domain.ioreq_page(id)?;
+        for function in &self.functions {
+            let range = Range::Function(function.slot.bdf());
+            self.domain.map_range(id, &range)?;
+        }
+        self.domain.set_enabled(id, true)?;
+        self.bound(id, page)
+    }
+
+    /// Binds the ports of an enabled server.
+    fn bound(self, id: ServerId, page: ResourcePage) -> Result<Serving, ServeError> {
+        let all = Slots::new(page.words(), MAX_VCPUS);
+        let remote = (0..all.len()).map(|vcpu| all.remote_port(vcpu));
+        let ports: Result<Vec<LocalPort>, XenError> = remote
+            .take_while(|port| *port != 0)
+            .map(|port| self.channels.bind(self.domain.id(), port))
+            .collect();
+        let ports = ports?;
+        let routes = XenRoutes {
+            domain: self.domain.clone(),
+            id,
+        };
+        let mut dispatch = Dispatch::new(routes, self.memory);
+        dispatch.functions = self.functions;
+        dispatch.follow_all();
+        Ok(Serving {
+            id,
+            page,
+            // All of them and what wakes us.
+            signalled: vec![LocalPort::default(); ports.len() + 1],
+            ports,
+            dispatch,
+            stop: Arc::new(AtomicU8::new(GO_ON)),
+            spin: self.polling.spin(),
+            channels: self.channels,
+            domain: self.domain,
+        })
+    }
+}
+
+/// No [`End`] was asked for.
+const GO_ON: u8 = 0;
+
+/// A server that Xen sends requests to.
+pub struct Serving {
+    domain: Arc<Domain>,
+    id: ServerId,
+    page: ResourcePage,
+    channels: Arc<EventChannels>,
+    /// Our end of each vCPU's.
+    ports: Vec<LocalPort>,
+    signalled: Vec<LocalPort>,
+    dispatch: Dispatch<XenRoutes, Arc<GuestMemory>>,
+    spin: Spin,
+    stop: Arc<AtomicU8>,
+}
+
+impl Serving {
+    /// Answers until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Channels`]; the server is then left for a successor.
+    pub fn run(mut self) -> Result<End, ServeError> {
+        let end = self.answer_until_stopped();
+        let end = end.map_err(|source| self.channels_failed(source))?;
+        if end == End::Remove {
+            self.remove();
+        }
+        Ok(end)
+    }
+
+    /// How many vCPUs the domain has.
+    pub fn vcpus(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// What tells of the domain and ends the server from another thread.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            domain: self.domain.clone(),
+            id: self.id,
+            stop: self.stop.clone(),
+            waker: self.channels.waker(),
+        }
+    }
+
+    fn answer_until_stopped(&mut self) -> io::Result<End> {
+        // What the guest asked for before the ports were bound has no event.
+        let mut masked = 0;
+        loop {
+            while self.round()? {}
+            if let Some(end) = asked_for(&self.stop) {
+                return Ok(end);
+            }
+            let slots = Slots::new(self.page.words(), self.ports.len());
+            let stop = &self.stop;
+            let has_work = || slots.has_request() || stop.load(Ordering::Relaxed) != GO_ON;
+            if self.spin.look(|| has_work().then_some(())).is_some() {
+                continue;
+            }
+            if masked > 0 {
+                self.channels.unmask(&self.signalled[..masked])?;
+                masked = 0;
+                if has_work() {
+                    continue;
+                }
+            }
+            let (channels, signalled) = (&self.channels, &mut self.signalled);
+            masked = self.spin.sleep(|| channels.wait(signalled))?;
+        }
+    }
+
+    /// Answers what each vCPU asks for now, at most one request of each;
+    /// whether there was any.
+    #[inline]
+    fn round(&mut self) -> io::Result<bool> {
+        let slots = Slots::new(self.page.words(), self.ports.len());
+        let mut any = false;
+        for (vcpu, port) in self.ports.iter().enumerate() {
+            if let Some(request) = slots.take(vcpu) {
+                answer(&mut self.dispatch, slots, vcpu, &request);
+                self.channels.notify(*port)?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Takes the server out of Xen: nobody waits for it any more.
+    fn remove(&mut self) {
+        // A domain that is gone meanwhile has no server either.
+        let _ = self.domain.set_enabled(self.id, false);
+        let _ = self.round();
+        let slots = Slots::new(self.page.words(), self.ports.len());
+        for _ in 0..TAKEN_LOOKS {
+            if !slots.is_busy() {
+                break;
+            }
+            thread::sleep(TAKEN_LOOK);
+        }
+        let _ = self.domain.destroy_server(self.id);
+    }
+
+    fn channels_failed(&self, source: io::Error) -> ServeError {
+        ServeError::Channels {
+            domain: self.domain.id(),
+            source,
+        }
+    }
+}
+
+/// Carries out what a vCPU asks for and gives it the answer, in the order in
+/// which a successor could go on from it.
+#[inline]
+fn answer<R: Routes, M: Memory>(
+    dispatch: &mut Dispatch<R, M>,
+    slots: Slots<'_>,
+    vcpu: usize,
+    request: &Request,
+) {
+    let outcome = dispatch.carry_out(request);
+    if let Some(value) = outcome.value {
+        slots.put(vcpu, value);
+    }
+    slots.finish(vcpu);
+}
+
+/// Looks after a server from another thread.
+#[derive(Clone)]
+pub struct Handle {
+    domain: Arc<Domain>,
+    id: ServerId,
+    stop: Arc<AtomicU8>,
+    waker: Waker,
+}
+
+impl Handle {
+    /// Whether Xen still has the server: not once the domain dies, of which no
+    /// event tells.
+    pub fn is_alive(&self) -> bool {
+        self.domain.is_alive(self.id)
+    }
+
+    /// Ends the server. The first end that is asked for counts.
+    pub fn stop(&self, end: End) {
+        let wanted = match end {
+            End::Remove => 1,
+            End::Leave => 2,
+            End::Gone => 3,
+        };
+        let _ = self
+            .stop
+            .compare_exchange(GO_ON, wanted, Ordering::Release, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+fn asked_for(stop: &AtomicU8) -> Option<End> {
+    match stop.load(Ordering::Acquire) {
+        1 => Some(End::Remove),
+        2 => Some(End::Leave),
+        3 => Some(End::Gone),
+        _ => None,
+    }
+}
+
+/// A server's ranges in Xen.
+#[derive(Debug)]
+struct XenRoutes {
+    domain: Arc<Domain>,
+    id: ServerId,
+}
+
+impl Routes for XenRoutes {
+    fn map(&self, first: u64, last: u64) -> Result<(), Refused> {
+        let range = Range::Memory(first..=last);
+        let mapped = self.domain.map_range(self.id, &range);
+        mapped.map_err(|error| match error {
+            XenError::Exists { .. } => Refused::Exists,
+            error => Refused::Failed(error.into()),
+        })
+    }
+
+    fn unmap(&self, first: u64, last: u64) {
+        let range = Range::Memory(first..=last);
+        if let Err(error) = self.domain.unmap_range(self.id, &range) {
+            log::debug!("{error}");
+        }
+    }
+}
