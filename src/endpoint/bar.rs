@@ -26,8 +26,8 @@ pub(super) struct BarSpace {
     /// The registers that memory shows. They stay registers: who does not map
     /// that memory reads them from the device.
     pages: Option<RegisterPages>,
-    /// The MSI-X table, if it is here: where, and its bytes. Clients keep a
-    /// table of their own, so this one is memory and holds nothing back.
+    /// The MSI-X table, if it is here: where, and its bytes. What they mean
+    /// is for [`IrqTable::program`].
     table: Option<(Range<u32>, Vec<u8>)>,
     pba: Option<Range<u32>>,
 }
@@ -210,6 +210,7 @@ impl BarSpace {
     pub(super) fn write(
         &mut self,
         device: &mut dyn Device,
+        irqs: &IrqTable,
         mut offset: u32,
         mut data: &[u8],
     ) -> u64 {
@@ -225,7 +226,7 @@ impl BarSpace {
                     let value = u64::from_le_bytes(value);
                     Trap::new(self.number, row).write(device, first, run, value)
                 }
-                other => self.write_other(&other, offset, now),
+                other => self.write_other(irqs, &other, offset, now),
             };
             mistakes += u64::from(written.is_err());
             offset = after(offset, run);
@@ -306,10 +307,16 @@ impl BarSpace {
 
     /// Writes what is no register.
     #[cold]
-    fn write_other(&mut self, place: &Place, offset: u32, data: &[u8]) -> Result<(), Mistake> {
+    fn write_other(
+        &mut self,
+        irqs: &IrqTable,
+        place: &Place,
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), Mistake> {
         match place {
             Place::Memory => self.write_memory(offset, data),
-            Place::MsixTable => self.write_table(offset, data),
+            Place::MsixTable => self.write_table(irqs, offset, data),
             // Read-only (PCI 3.0 6.8.2.9).
             Place::MsixPba => {}
             Place::Register(_) | Place::Nothing => return Err(Mistake),
@@ -338,10 +345,21 @@ impl BarSpace {
         }
     }
 
-    fn write_table(&mut self, offset: u32, data: &[u8]) {
+    fn write_table(&mut self, irqs: &IrqTable, offset: u32, data: &[u8]) {
         if let Some((range, bytes)) = &mut self.table {
             let first = (offset - range.start) as usize;
-            bytes[first..first + data.len()].copy_from_slice(data);
+            let end = first + data.len();
+            bytes[first..end].copy_from_slice(data);
+            let vector = first / MSIX_ENTRY;
+            let whole = vector * MSIX_ENTRY..end.next_multiple_of(MSIX_ENTRY);
+            irqs.program(vector, &bytes[whole]);
+        }
+    }
+
+    /// Tells all of the MSI-X table, if it is here.
+    pub(super) fn program(&self, irqs: &IrqTable) {
+        if let Some((_, bytes)) = &self.table {
+            irqs.program(0, bytes);
         }
     }
 

@@ -1,5 +1,5 @@
 //! A client's setup of interrupts: which eventfd is signalled for which
-//! vector, and what is masked.
+//! vector, and what is masked; or where they go without a client's help.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -11,6 +11,7 @@ use super::Endpoint;
 use super::eventfd::EventFd;
 use super::events::{Event, Source};
 use super::irqs::IrqIndex;
+use super::messages::InterruptBus;
 
 /// Which way an interrupt's mask is moved by an eventfd of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,22 @@ pub struct IrqDescription {
 }
 
 impl Endpoint {
+    /// For a face whose client keeps no interrupts: from now on the function's
+    /// go to `bus`, as the guest sets them up in config space and in the
+    /// MSI-X table.
+    pub fn own_interrupts(&mut self, bus: Arc<dyn InterruptBus>) {
+        self.irqs.own(bus);
+        self.follow_interrupts();
+    }
+
+    /// Takes over all that the guest has set up.
+    fn follow_interrupts(&self) {
+        for bar in self.bars.iter().flatten() {
+            bar.program(&self.irqs);
+        }
+        self.irqs.follow(self.config.interrupts());
+    }
+
     /// What there is of a kind of interrupt.
     pub fn irq(&self, index: IrqIndex) -> IrqDescription {
         IrqDescription {

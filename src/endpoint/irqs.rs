@@ -1,12 +1,15 @@
 //! Interrupts between a device and a client: five kinds of lines (VFIO's IRQ
-//! indexes), each signalled through an eventfd that the client gave.
+//! indexes), each signalled through an eventfd that the client gave. Where the
+//! client gives none, [`Messages`] sends them instead.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::eventfd::EventFd;
+use super::messages::{InterruptBus, Messages};
 use crate::device::{Function, Interrupts, Line};
+use crate::pci::InterruptControl;
 
 /// The kinds of interrupts, numbered as VFIO's PCI IRQ indexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +68,6 @@ impl Slot {
     }
 }
 
-#[derive(Debug)]
 struct State {
     slots: [Vec<Slot>; IrqIndex::COUNT as usize],
     /// Whether the client has set triggers of an index, be it to none, since
@@ -73,6 +75,8 @@ struct State {
     in_use: [bool; IrqIndex::COUNT as usize],
     /// The command register's Interrupt Disable (PCI 3.0 6.2.2).
     intx_disabled: bool,
+    /// If set, interrupts go this way and none to the slots.
+    own: Option<Messages>,
 }
 
 impl State {
@@ -103,6 +107,9 @@ impl State {
     /// Signals INTx if its level asks for it, and masks it until the client
     /// has dealt with it (VFIO's AUTOMASKED).
     fn update_intx(&mut self, level: bool) {
+        if let Some(own) = &mut self.own {
+            return own.update_intx(level);
+        }
         let message_signalled = self.in_use(IrqIndex::Msi) || self.in_use(IrqIndex::Msix);
         if !level || self.intx_disabled || message_signalled {
             return;
@@ -120,10 +127,11 @@ impl State {
 /// All interrupts of a function. Shared with the device's [`Irq`] handles.
 ///
 /// [`Irq`]: crate::device::Irq
-#[derive(Debug)]
 pub(crate) struct IrqTable {
     state: Mutex<State>,
     intx_level: AtomicBool,
+    /// How often what a successor has to know may have changed.
+    changes: AtomicU32,
 }
 
 impl IrqTable {
@@ -133,8 +141,10 @@ impl IrqTable {
                 slots: Default::default(),
                 in_use: Default::default(),
                 intx_disabled: false,
+                own: None,
             }),
             intx_level: AtomicBool::new(false),
+            changes: AtomicU32::new(0),
         }
     }
 
@@ -151,6 +161,16 @@ impl IrqTable {
         for (slots, count) in state.slots.iter_mut().zip(counts) {
             slots.resize_with(count, Slot::default);
         }
+    }
+
+    /// Sends interrupts on `bus` from now on. The guest's setup is as after
+    /// power-on until [`IrqTable::program`] and [`IrqTable::follow`] tell
+    /// more.
+    pub(super) fn own(&self, bus: Arc<dyn InterruptBus>) {
+        let mut state = self.lock();
+        let count = |index: IrqIndex| state.slots[index as usize].len();
+        let has_intx = count(IrqIndex::Intx) != 0;
+        state.own = Some(Messages::new(bus, count(IrqIndex::Msix), has_intx));
     }
 
     /// How many interrupts an index has.
@@ -209,12 +229,25 @@ impl IrqTable {
         }
     }
 
-    /// Follows the command register's Interrupt Disable.
-    pub(crate) fn set_intx_disabled(&self, disabled: bool) {
+    /// Follows what the guest has set up in config space. Of MSI and MSI-X a
+    /// client tells by itself, if there is one.
+    pub(super) fn follow(&self, control: InterruptControl) {
         let mut state = self.lock();
-        if state.intx_disabled != disabled {
-            state.intx_disabled = disabled;
+        if let Some(own) = &mut state.own {
+            own.follow(control, self.intx_level());
+            self.changed();
+        } else if state.intx_disabled != control.intx_disabled {
+            state.intx_disabled = control.intx_disabled;
             state.update_intx(self.intx_level());
+        }
+    }
+
+    /// Takes over whole entries of the MSI-X table, from `first` on. Clients
+    /// keep a table of their own.
+    pub(super) fn program(&self, first: usize, table: &[u8]) {
+        if let Some(own) = &mut self.lock().own {
+            own.program(first, table);
+            self.changed();
         }
     }
 
@@ -226,18 +259,60 @@ impl IrqTable {
     /// Byte `number` of the MSI-X pending bit array (PCI 3.0 6.8.2.9).
     pub(crate) fn pending_byte(&self, number: usize) -> u8 {
         let state = self.lock();
+        if let Some(own) = &state.own {
+            return own.pending_byte(number);
+        }
         let vectors = state.slots[IrqIndex::Msix as usize].iter();
         let byte = vectors.skip(number.saturating_mul(8)).take(8);
         byte.enumerate()
             .fold(0, |bits, (bit, slot)| bits | u8::from(slot.pending) << bit)
     }
 
+    /// The MSI pending bits (PCI 3.0 6.8.1.8), where they are kept here.
+    pub(super) fn msi_pending(&self) -> u32 {
+        self.lock().own.as_ref().map_or(0, Messages::msi_pending)
+    }
+
+    /// What a successor has to know of interrupts that are sent from here,
+    /// besides config space and the MSI-X table: words whose number does not
+    /// change.
+    #[expect(dead_code, reason = "what keeps a state for a successor uses it")]
+    pub(super) fn save(&self, mut put: impl FnMut(u64)) {
+        let state = self.lock();
+        put(self.intx_level().into());
+        if let Some(own) = &state.own {
+            own.save(put);
+        }
+    }
+
+    /// Takes over what a predecessor saved. It counts once
+    /// [`IrqTable::program`] and [`IrqTable::follow`] have told what the guest
+    /// has set up, and an interrupt that is raised before may be lost.
+    #[expect(dead_code, reason = "what keeps a state for a successor uses it")]
+    pub(super) fn restore<E>(&self, mut next: impl FnMut() -> Result<u64, E>) -> Result<(), E> {
+        let mut state = self.lock();
+        self.intx_level.store(next()? != 0, Ordering::Release);
+        state.own.as_mut().map_or(Ok(()), |own| own.restore(next))
+    }
+
+    /// A number that is another whenever [`IrqTable::save`] may say other
+    /// things than before. Worker threads raise interrupts at any time.
+    #[expect(dead_code, reason = "what keeps a state for a successor uses it")]
+    pub(super) fn changes(&self) -> u32 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// What a reset of the device does: nothing is pending, no level is set.
     /// The client's eventfds stay.
     pub(crate) fn reset(&self) {
         self.intx_level.store(false, Ordering::Release);
-        for slot in self.lock().slots.iter_mut().flatten() {
+        let mut state = self.lock();
+        for slot in state.slots.iter_mut().flatten() {
             slot.pending = false;
+        }
+        if let Some(own) = &mut state.own {
+            own.reset();
+            self.changed();
         }
     }
 
@@ -251,6 +326,10 @@ impl IrqTable {
         state.in_use = Default::default();
     }
 
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is whole between any two statements under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -260,6 +339,14 @@ impl IrqTable {
 impl Interrupts for IrqTable {
     fn signal(&self, line: Line) {
         let mut state = self.lock();
+        if let Some(own) = &mut state.own {
+            // A bus has nothing for the other lines.
+            if let Line::Vector(vector) = line {
+                own.raise(vector);
+                self.changed();
+            }
+            return;
+        }
         let (index, number) = match line {
             Line::Vector(vector) if state.in_use(IrqIndex::Msix) => (IrqIndex::Msix, vector),
             // A guest may have enabled fewer MSI vectors: the low ones are
@@ -281,7 +368,10 @@ impl Interrupts for IrqTable {
     fn set_intx(&self, asserted: bool) {
         // Most calls change nothing, and then take no lock.
         if self.intx_level.swap(asserted, Ordering::AcqRel) != asserted {
-            self.lock().update_intx(asserted);
+            let mut state = self.lock();
+            // Of several threads the last one here has the last level.
+            state.update_intx(self.intx_level());
+            self.changed();
         }
     }
 }
@@ -365,10 +455,14 @@ mod tests {
     fn intx_is_silent_while_disabled_or_while_msix_is_in_use() {
         let table = table(16);
         let event = listen(&table, IrqIndex::Intx, 0);
-        table.set_intx_disabled(true);
+        let disabled = InterruptControl {
+            intx_disabled: true,
+            ..InterruptControl::default()
+        };
+        table.follow(disabled);
         table.set_intx(true);
         assert_eq!(event.take(), 0);
-        table.set_intx_disabled(false);
+        table.follow(InterruptControl::default());
         assert_eq!(event.take(), 1);
         table.set_intx(false);
         table.unmask(IrqIndex::Intx, 0);

@@ -14,6 +14,7 @@ mod eventfd;
 mod events;
 mod interrupts;
 mod irqs;
+mod messages;
 pub(crate) mod sigbus;
 
 use std::io;
@@ -28,12 +29,12 @@ pub use dma_table::{Backing, ClientMemory, MAX_MAPS, MapError, MapRequest, PAGE_
 pub use events::OfferedDoorbell;
 pub use interrupts::{IrqDescription, IrqError, MaskEvent};
 pub use irqs::IrqIndex;
+pub use messages::InterruptBus;
 
 /// Why an access to guest memory failed.
 pub use crate::device::DmaError;
 
 use crate::device::{Device, Dma, Function, Irq};
-use crate::pci::spec::command;
 use crate::pci::{Capability, ConfigError, ConfigSpace, InterruptPin};
 use bar::{BarSpace, Mistake, Trap, Trapped};
 use dma_table::DmaTable;
@@ -344,6 +345,7 @@ impl Endpoint {
             self.guest_errors += bar.read(self.device.as_mut(), &self.irqs, start, data);
         } else {
             self.config.set_interrupt_status(self.irqs.intx_level());
+            self.config.set_msi_pending(self.irqs.msi_pending());
             self.config.read(start as usize, data);
         }
         Ok(())
@@ -354,15 +356,14 @@ impl Endpoint {
     fn write_any(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
         let start = inside(self.size(region), region, offset, data.len())?;
         if let Some(Some(bar)) = self.bars.get_mut(region as usize) {
-            self.guest_errors += bar.write(self.device.as_mut(), start, data);
+            self.guest_errors += bar.write(self.device.as_mut(), &self.irqs, start, data);
             return Ok(());
         }
         let effects = self.config.write(start as usize, data);
         if effects.function_level_reset {
             self.reset();
         }
-        let disabled = self.config.command() & command::INTERRUPT_DISABLE != 0;
-        self.irqs.set_intx_disabled(disabled);
+        self.irqs.follow(self.config.interrupts());
         Ok(())
     }
 
@@ -380,8 +381,7 @@ impl Endpoint {
             bar.refresh_pages(self.device.as_mut());
         }
         self.irqs.reset();
-        // The command register is 0 again.
-        self.irqs.set_intx_disabled(false);
+        self.irqs.follow(self.config.interrupts());
     }
 
     /// Begins a session: how guest memory that is not mapped is reached, and

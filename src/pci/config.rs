@@ -1,9 +1,11 @@
 //! The configuration space of one function.
 
+mod interrupts;
+
 use serde::Serialize;
 
 use super::bar::{BarLayout, Bars};
-use super::capability::Capability;
+use super::capability::{Capability, Msi};
 use super::error::ConfigError;
 use super::registers::Registers;
 use super::spec::{
@@ -11,6 +13,8 @@ use super::spec::{
     EXTENDED_CONFIG_SIZE, INTERRUPT_LINE, INTERRUPT_PIN, REVISION_ID, STATUS, SUBSYSTEM_ID,
     SUBSYSTEM_VENDOR_ID, VENDOR_ID, VENDOR_NONE, capability, command, express, pm, status,
 };
+
+pub use interrupts::{InterruptControl, MsiControl, MsixControl};
 
 /// Who a function says it is (PCI 3.0 6.2.1, 6.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,6 +67,10 @@ pub struct ConfigSpace {
     power: Option<usize>,
     /// Offset of the PCI Express capability.
     express: Option<usize>,
+    /// Offset and layout of the MSI capability.
+    msi: Option<(usize, Msi)>,
+    /// Offset of the MSI-X capability.
+    msix: Option<usize>,
 }
 
 impl ConfigSpace {
@@ -95,6 +103,8 @@ impl ConfigSpace {
             bars,
             power: None,
             express: None,
+            msi: None,
+            msix: None,
         };
         space.lay_out_capabilities(capabilities)?;
         space.reset_image = space.registers.value().to_vec();
@@ -131,7 +141,9 @@ impl ConfigSpace {
             match item {
                 Capability::PowerManagement => self.power = Some(offset),
                 Capability::PciExpress => self.express = Some(offset),
-                Capability::Msix(_) | Capability::Msi(_) | Capability::Vendor(_) => {}
+                Capability::Msi(layout) => self.msi = Some((offset, *layout)),
+                Capability::Msix(_) => self.msix = Some(offset),
+                Capability::Vendor(_) => {}
             }
             link = offset + capability::NEXT;
             offset = (offset + length).next_multiple_of(4);

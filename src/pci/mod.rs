@@ -39,6 +39,8 @@ pub mod spec;
 
 pub use bar::{BarKind, BarLayout};
 pub use capability::{Capability, Msi, Msix};
-pub use config::{ConfigEffects, ConfigSpace, Identity, InterruptPin};
+pub use config::{
+    ConfigEffects, ConfigSpace, Identity, InterruptControl, InterruptPin, MsiControl, MsixControl,
+};
 pub use describe::{Description, describe};
 pub use error::{ConfigError, MsixPart};

@@ -75,6 +75,11 @@ impl Registers {
         self.value[at..at + 2].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// The same for all bits of a register.
+    pub(super) fn update_u32(&mut self, at: usize, bits: u32) {
+        self.value[at..at + 4].copy_from_slice(&bits.to_le_bytes());
+    }
+
     pub(super) fn u16(&self, at: usize) -> u16 {
         u16::from_le_bytes([self.value[at], self.value[at + 1]])
     }
