@@ -10,9 +10,11 @@ mod access;
 mod dma;
 mod function;
 mod irq;
+mod kept;
 mod memory;
 mod register;
 mod register_file;
+mod state;
 mod window;
 mod worker;
 
@@ -20,9 +22,11 @@ pub use access::{Access, AccessError, Width};
 pub use dma::{Dma, DmaBus, DmaError};
 pub use function::{Bar, Doorbell, Function};
 pub use irq::{Interrupts, Irq, Line};
+pub use kept::{Journal, KeptMemory, KeptWords};
 pub use memory::{MemoryError, SharedMemory};
 pub use register::{Kind, Register, RegisterMap, Row, Sharing, build_index};
 pub use register_file::RegisterFile;
+pub use state::{StateError, StateReader, StateWriter};
 pub(crate) use window::{Window, pages};
 pub use worker::Worker;
 
@@ -69,4 +73,39 @@ pub trait Device: Send {
     /// The client left (vfio-user, client disconnection). Guest memory and
     /// interrupts are gone, the device's state stays for the next client.
     fn disconnected(&mut self) {}
+
+    /// Writes down all that the registers say, for a successor should this
+    /// process be killed: after each access, so without allocation, and always
+    /// as many words. Without it a successor's device is as after power-on.
+    fn save(&self, state: &mut StateWriter<'_>) {
+        let _ = state;
+    }
+
+    /// Takes over what [`Device::save`] wrote last. The access after that, if
+    /// there was one, comes again. Nothing may be started before
+    /// [`Device::resume`].
+    ///
+    /// # Errors
+    ///
+    /// See [`StateError`]; then the device is not used.
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// How many words of [`KeptMemory`] the device asks for.
+    fn kept_words(&self) -> usize {
+        0
+    }
+
+    /// Gives the device memory that a successor finds as it was left: for what
+    /// its threads do between accesses. Called before the first access, and
+    /// before [`Device::restore`]; never on a face where nothing is kept.
+    fn keep(&mut self, memory: KeptMemory) {
+        let _ = memory;
+    }
+
+    /// After [`Device::restore`], goes on with what was under way. An interrupt
+    /// that might not have been raised is raised again.
+    fn resume(&mut self) {}
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::window::{View, Window};
-use super::{AccessError, Kind, Register, Row, Sharing};
+use super::{AccessError, Kind, Register, Row, Sharing, StateError, StateReader, StateWriter};
 
 /// The stored values of a map's registers.
 ///
@@ -113,6 +113,26 @@ impl<R: Register> RegisterFile<R> {
                     value,
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Writes down all values, a word for each register.
+    pub fn save(&self, state: &mut StateWriter<'_>) {
+        for register in R::ALL {
+            state.put(self.get(*register));
+        }
+    }
+
+    /// Takes over what [`RegisterFile::save`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`], also for a value that is wider than its register.
+    pub fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        for register in R::ALL {
+            let row = register.row();
+            self.set(*register, state.get_up_to(row.width.mask(), row.name)?);
         }
         Ok(())
     }

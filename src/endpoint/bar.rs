@@ -176,6 +176,16 @@ impl BarSpace {
         }
     }
 
+    /// The MSI-X table's bytes; none if it is not here.
+    pub(super) fn table(&self) -> &[u8] {
+        self.table.as_ref().map_or(&[], |(_, bytes)| bytes)
+    }
+
+    /// The same, to be filled with those of a predecessor.
+    pub(super) fn table_mut(&mut self) -> &mut [u8] {
+        self.table.as_mut().map_or(&mut [], |(_, bytes)| bytes)
+    }
+
     /// Reads `data` from `offset` on, which is inside the BAR, one thing after
     /// the other. Returns how many mistakes of the guest it met.
     pub(super) fn read(

@@ -14,6 +14,7 @@ mod eventfd;
 mod events;
 mod interrupts;
 mod irqs;
+mod kept;
 mod messages;
 pub(crate) mod sigbus;
 
@@ -61,6 +62,8 @@ pub struct Endpoint {
     event_changes: u32,
     doorbells: Doorbells,
     guest_errors: u64,
+    /// How often the guest may have changed what is not the device's.
+    function_writes: u64,
 }
 
 /// A register from one of its bytes on.
@@ -179,6 +182,7 @@ impl Endpoint {
             event_changes: 0,
             doorbells,
             guest_errors: 0,
+            function_writes: 0,
         })
     }
 
@@ -355,6 +359,7 @@ impl Endpoint {
     #[cold]
     fn write_any(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), RegionError> {
         let start = inside(self.size(region), region, offset, data.len())?;
+        self.function_writes += 1;
         if let Some(Some(bar)) = self.bars.get_mut(region as usize) {
             self.guest_errors += bar.write(self.device.as_mut(), &self.irqs, start, data);
             return Ok(());
@@ -372,6 +377,7 @@ impl Endpoint {
     /// function level reset by the guest. What the client set up (DMA maps,
     /// eventfds) stays.
     pub fn reset(&mut self) {
+        self.function_writes += 1;
         self.dma.suspend(true);
         self.device.reset();
         self.dma.suspend(false);

@@ -181,6 +181,17 @@ impl ConfigSpace {
         self.registers.restore(&self.reset_image);
     }
 
+    /// What [`ConfigSpace::take_over`] takes.
+    pub(crate) fn value(&self) -> &[u8] {
+        self.registers.value()
+    }
+
+    /// Takes over the registers of such a function in another process. Whether
+    /// it was such a function: what no write changes is the same.
+    pub(crate) fn take_over(&mut self, value: &[u8]) -> bool {
+        self.registers.take_over(value, |at| at == STATUS)
+    }
+
     /// Shows in the Status register whether the function asks for INTx, be it
     /// disabled by the guest or not (PCI 3.0 6.2.3).
     pub fn set_interrupt_status(&mut self, asserted: bool) {

@@ -115,6 +115,20 @@ impl Registers {
         }
     }
 
+    /// Takes over the bytes of an earlier [`Self::value`], if what no write
+    /// changes is the same. Bytes of which `inside` is true change from inside.
+    pub(super) fn take_over(&mut self, value: &[u8], inside: impl Fn(usize) -> bool) -> bool {
+        let fits = value.len() == self.value.len()
+            && (0..value.len()).filter(|at| !inside(*at)).all(|at| {
+                let changing = self.writable[at] | self.clear[at];
+                (value[at] ^ self.value[at]) & !changing == 0
+            });
+        if fits {
+            self.value.copy_from_slice(value);
+        }
+        fits
+    }
+
     /// The bits that no write can change.
     #[cfg(test)]
     pub(super) fn fixed(&self) -> Vec<u8> {

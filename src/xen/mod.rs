@@ -19,6 +19,7 @@ mod function;
 mod interrupts;
 mod ioctl;
 mod ioreq;
+pub mod kept;
 mod privcmd;
 mod ranges;
 mod serve;
