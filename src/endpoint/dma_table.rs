@@ -9,13 +9,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::sigbus;
+use super::{copy, sigbus};
 use crate::device::{DmaBus, DmaError};
 
 /// The page size that maps are aligned to unless a client negotiates others.
@@ -430,18 +429,7 @@ impl Mapping {
         if self.guard.is_gone() {
             return None;
         }
-        let slice = self.slice(offset, data.len())?;
-        match data.len() {
-            4 if offset.is_multiple_of(4) => {
-                let value: u32 = slice.load(0, Ordering::Acquire).ok()?;
-                data.copy_from_slice(&value.to_ne_bytes());
-            }
-            8 if offset.is_multiple_of(8) => {
-                let value: u64 = slice.load(0, Ordering::Acquire).ok()?;
-                data.copy_from_slice(&value.to_ne_bytes());
-            }
-            _ => slice.read_slice(data, 0).ok()?,
-        }
+        copy::read(&self.slice(offset, data.len())?, data)?;
         (!self.guard.is_gone()).then_some(())
     }
 
@@ -450,18 +438,7 @@ impl Mapping {
             // What is there instead would take real memory.
             return None;
         }
-        let slice = self.slice(offset, data.len())?;
-        if let (Ok(bytes), true) = (data.try_into(), offset.is_multiple_of(4)) {
-            slice
-                .store(u32::from_ne_bytes(bytes), 0, Ordering::Release)
-                .ok()?;
-        } else if let (Ok(bytes), true) = (data.try_into(), offset.is_multiple_of(8)) {
-            slice
-                .store(u64::from_ne_bytes(bytes), 0, Ordering::Release)
-                .ok()?;
-        } else {
-            slice.write_slice(data, 0).ok()?;
-        }
+        copy::write(&self.slice(offset, data.len())?, data)?;
         (!self.guard.is_gone()).then_some(())
     }
 }

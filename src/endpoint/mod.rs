@@ -8,6 +8,7 @@
 
 mod areas;
 mod bar;
+pub(crate) mod copy;
 mod decode;
 mod dma_table;
 mod eventfd;

@@ -27,7 +27,7 @@ mod serve;
 pub use domain::{Bdf, Domain, DomainId, Range, ServerId};
 pub use error::XenError;
 pub use evtchn::{EventChannels, LocalPort, Waker};
-pub use foreign::{BusMaster, GuestMemory};
+pub use foreign::{BusMaster, GuestMemory, MapGuest};
 pub use function::Slot;
 pub use interrupts::Injector;
 pub use privcmd::{ForeignPages, ResourcePage};

@@ -199,3 +199,30 @@ impl ForeignPages {
         Some(unsafe { VolatileSlice::new(self.mapping.start.as_ptr().add(offset), length) })
     }
 }
+
+#[cfg(test)]
+impl ForeignPages {
+    /// As many pages of a file as there are errors, in place of a guest's.
+    pub(super) fn of_file(fd: BorrowedFd<'_>, first: u64, errors: Box<[i32]>) -> Self {
+        let (size, fd) = (errors.len() * PAGE, fd.as_raw_fd());
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let offset = libc::off_t::try_from(first * PAGE as u64).unwrap();
+        // SAFETY: a new mapping where the kernel likes; none is replaced.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                protection,
+                libc::MAP_SHARED,
+                fd,
+                offset,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED);
+        let mapping = Mapping {
+            start: NonNull::new(start.cast()).unwrap(),
+            pages: errors.len(),
+        };
+        ForeignPages { mapping, errors }
+    }
+}
