@@ -42,6 +42,12 @@ impl Failure {
         Self::new(6, "")
     }
 
+    /// The guest of `serve --xen` waits for a successor (7).
+    #[cfg(feature = "xen")]
+    pub(super) fn left(message: impl fmt::Display) -> Self {
+        Self::new(7, message)
+    }
+
     /// There is nothing more to say.
     pub(super) fn is_said(&self) -> bool {
         self.message.is_empty()

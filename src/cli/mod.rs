@@ -70,7 +70,8 @@ as vfio-user's conventions for servers ask.
 
 Exit status: 0 clean, 1 failed, 2 usage, \
 3 cannot listen on a socket, 4 a server does not answer as vfio-user says, \
-5 doctor found a warning, 6 doctor found something broken.";
+5 doctor found a warning, 6 doctor found something broken, \
+7 serve --xen was told to leave its guest to a successor.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -1,5 +1,8 @@
 //! `vgpu-stub serve`: devices on sockets, until told to stop.
 
+#[cfg(feature = "xen")]
+mod xen;
+
 use std::fs;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -22,7 +25,8 @@ use vgpu_stub::server::{Limits, Listener, Server, Source};
 use super::failure::Failure;
 use super::inherited;
 
-/// Serve devices to vfio-user clients, each device on its own socket.
+/// Serve devices to vfio-user clients, each device on its own socket, or to a
+/// Xen guest.
 ///
 /// Without --device, the stub is served. A device takes its socket from its
 /// own socket-path= or fd=, else from --socket-path or --fd, else from the
@@ -42,8 +46,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "socket_path")]
     fd: Option<RawFd>,
 
-    /// A device to serve: its name and, after commas, socket-path=PATH, fd=N
-    /// or vectors=N. May be repeated.
+    /// A device to serve: its name and, after commas, socket-path=PATH, fd=N,
+    /// vectors=N or, with --xen, bdf=ADDRESS. May be repeated.
     #[arg(
         short,
         long = "device",
@@ -96,8 +100,12 @@ pub(super) struct Args {
     /// Stop serving a device that no client has connected to for so many
     /// seconds after the start.
     #[cfg(feature = "host")]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "xen")]
     first_client_within: Option<u32>,
+
+    #[cfg(feature = "xen")]
+    #[command(flatten)]
+    xen: xen::XenArgs,
 }
 
 /// What `--poll` says.
@@ -137,6 +145,9 @@ enum SocketArg {
 struct DeviceArg {
     choice: Choice,
     socket: Option<SocketArg>,
+    /// Where it is in a Xen guest.
+    #[cfg(feature = "xen")]
+    slot: Option<vgpu_stub::xen::Slot>,
 }
 
 impl FromStr for DeviceArg {
@@ -144,7 +155,16 @@ impl FromStr for DeviceArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut socket = None;
-        let choice = Choice::parse(text, "socket-path=PATH, fd=N or vectors=N", |key, value| {
+        #[cfg(feature = "xen")]
+        let mut slot = None;
+        let choice = Choice::parse(text, KEYS, |key, value| {
+            #[cfg(feature = "xen")]
+            if key == "bdf" {
+                return match slot.replace(value.parse()?) {
+                    None => Ok(true),
+                    Some(_) => Err(format!("'bdf={value}' is a second place for one device")),
+                };
+            }
             let this = match key {
                 "socket-path" if !value.is_empty() => SocketArg::Path(value.into()),
                 "fd" => {
@@ -160,9 +180,21 @@ impl FromStr for DeviceArg {
                 Some(_) => Err(format!("'{key}={value}' is a second socket for one device")),
             }
         })?;
-        Ok(DeviceArg { choice, socket })
+        Ok(DeviceArg {
+            choice,
+            socket,
+            #[cfg(feature = "xen")]
+            slot,
+        })
     }
 }
+
+/// What a `--device` may say.
+const KEYS: &str = if cfg!(feature = "xen") {
+    "socket-path=PATH, fd=N, bdf=ADDRESS or vectors=N"
+} else {
+    "socket-path=PATH, fd=N or vectors=N"
+};
 
 fn parse_mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
@@ -172,6 +204,17 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    #[cfg(feature = "xen")]
+    {
+        if let Some(domain) = args.xen.xen {
+            return xen::run(args, domain);
+        }
+        if args.devices.iter().any(|device| device.slot.is_some()) {
+            return Err(Failure::usage(
+                "bdf= is for --xen; on a socket the client says where",
+            ));
+        }
+    }
     // Before anything is made that a signal has to remove.
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::failed)?;
     let server = build(args)?;
