@@ -176,8 +176,8 @@ impl Messages {
     /// Goes on from what a predecessor saved. The bus is told the level anew
     /// when it is followed: the predecessor may have told another and ended.
     pub(super) fn restore<E>(&mut self, mut next: impl FnMut() -> Result<u64, E>) -> Result<(), E> {
-        // The word was made from 32 bits.
-        self.msi_pending = (next()? & u64::from(u32::MAX)) as u32;
+        // Bits of vectors that are not there count for nothing.
+        self.msi_pending = u32::try_from(next()?).unwrap_or(0);
         for word in &mut self.msix_pending {
             *word = next()?;
         }

@@ -72,12 +72,16 @@ impl ConfigSpace {
         let low = self.registers.u32(offset + msi::ADDRESS);
         let high = self.registers.u32(offset + msi::ADDRESS_UPPER);
         let mask = offset + msi::DATA_64 + msi::MASK_AFTER_DATA;
-        let has_masks = layout.per_vector_masking;
+        let masked = if layout.per_vector_masking {
+            self.registers.u32(mask)
+        } else {
+            0
+        };
         Some(MsiControl {
             vectors: enabled.min(layout.vectors),
             address: u64::from(high) << 32 | u64::from(low),
             data: self.registers.u16(offset + msi::DATA_64),
-            masked: has_masks.then(|| self.registers.u32(mask)).unwrap_or(0),
+            masked,
         })
     }
 
