@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 const CREATE: &str = "
 mkfifo /run/@NAME@.serial
 sleep 100000 <>/run/@NAME@.serial >/dev/null 2>&1 &
-xl create /share/@NAME@.cfg
+xl create @HOW@ /share/@NAME@.cfg
 ";
 
 const LISTEN: &str = r#"
@@ -29,6 +29,15 @@ pub(crate) struct Domain {
     device_model_arguments: Vec<String>,
 }
 
+/// Domains without a device model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Paravirtualised.
+    Pv,
+    /// Hardware-virtualised, without emulation.
+    Pvh,
+}
+
 impl Domain {
     /// A guest that boots a multiboot image of the share.
     pub(crate) fn new(name: &str, image: &str, command_line: &str) -> Self {
@@ -36,7 +45,6 @@ impl Domain {
             r#"name = "{name}"
 type = "hvm"
 memory = 64
-vcpus = 1
 kernel = "/share/{image}"
 extra = "{command_line}"
 serial = "file:/run/{name}.serial"
@@ -58,6 +66,33 @@ device_model_version = "qemu-xen"
         }
     }
 
+    /// A domain that is no PC, of the image that [`idle`](super::idle) makes. It
+    /// is not to run.
+    pub(crate) fn idle(name: &str, kind: Kind, image: &str) -> Self {
+        let kind = match kind {
+            Kind::Pv => "pv",
+            Kind::Pvh => "pvh",
+        };
+        Self {
+            name: name.to_owned(),
+            // With less, no memory is found for PVH.
+            lines: format!(
+                r#"name = "{name}"
+type = "{kind}"
+memory = 64
+kernel = "/share/{image}"
+"#
+            ),
+            device_model_arguments: Vec::new(),
+        }
+    }
+
+    /// Gives it so many processors in place of one.
+    pub(crate) fn processors(mut self, count: u32) -> Self {
+        writeln!(self.lines, "vcpus = {count}").expect("a string takes everything");
+        self
+    }
+
     /// Starts another device model, by its path in dom0.
     pub(crate) fn device_model(mut self, path: &str) -> Self {
         writeln!(self.lines, "device_model_override = \"{path}\"")
@@ -74,14 +109,23 @@ device_model_version = "qemu-xen"
     /// A script that starts the guest, after [`text`](Self::text) was put into
     /// the share as `NAME.cfg`. The last command is `xl`'s.
     pub(crate) fn start(&self) -> String {
-        CREATE.replace("@NAME@", &self.name)
+        self.script(CREATE).replace("@HOW@", "")
+    }
+
+    /// The same, but the guest has not run yet: `xl unpause NAME` lets it.
+    pub(crate) fn prepare(&self) -> String {
+        self.script(CREATE).replace("@HOW@", "-p")
     }
 
     /// A script that writes the guest's output to the share as `NAME.log`, up
     /// to a line that begins with "done". It fails when the guest is silent
     /// for too long.
     pub(crate) fn listen(&self) -> String {
-        LISTEN.replace("@NAME@", &self.name)
+        self.script(LISTEN)
+    }
+
+    fn script(&self, text: &str) -> String {
+        text.replace("@NAME@", &self.name)
     }
 
     /// The name of the guest.

@@ -30,9 +30,10 @@ use vgpu_stub::debian::Tree;
 use vgpu_stub::debian::qemu::Qemu;
 
 pub(crate) use dom0::{Answer, Dom0};
-pub(crate) use domain::Domain;
+pub(crate) use domain::{Domain, Kind};
 
 use super::cache::{self, Kept, Lock, io_failed};
+use super::guest::compile;
 use super::{RigError, process};
 use contents::Contents;
 use machine::Machine;
@@ -100,6 +101,20 @@ impl Rig {
     pub(crate) fn dom0(&self) -> Result<Dom0, RigError> {
         Dom0::restored(&self.machine, &self.kept)
     }
+}
+
+/// Compiles the kernel of a domain that is made and never runs; see
+/// [`Domain::idle`].
+pub(crate) fn idle() -> Result<PathBuf, RigError> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/xen/idle.S");
+    let arguments = [
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,-Ttext=0x200000,--build-id=none,-z,noexecstack",
+        &source.display().to_string(),
+    ];
+    compile("idle", &arguments.map(str::to_owned), &[source])
 }
 
 /// This machine's processor, whose clock is Xen's: a machine that was saved
