@@ -93,6 +93,7 @@ interrupt_stubs:
 
         .data
         .align 8
+        .globl gdt
 gdt:    .quad 0
         .quad 0x00cf9a000000ffff        /* 0x08: code, 4 GiB */
         .quad 0x00cf92000000ffff        /* 0x10: data, 4 GiB */

@@ -7,7 +7,11 @@ bool device_find(void)
 {
     device.id = options.device;
     device.bar = 0;
-    device.slot = pci_find(DEVICE_VENDOR, (u16)device.id);
+    device.slot = options.slot << 3;
+    if (!options.slot)
+        device.slot = pci_find(DEVICE_VENDOR, (u16)device.id);
+    else if (pci_read32(device.slot, PCI_ID) != (device.id << 16 | DEVICE_VENDOR))
+        device.slot = NO_DEVICE;
     if (device.slot == NO_DEVICE)
         return false;
     device.bar = pci_read32(device.slot, PCI_BAR0) & ~0xfu;
@@ -26,6 +30,7 @@ void device_quiet(void)
 {
     device_enable();
     irq_close_line(device.line);
+    ioapic_close();
     if (device.id != DEVICE_ID)
         return;
     if (device.msix)

@@ -5,6 +5,8 @@
 #include "guest.h"
 
 enum { DEVICE_VENDOR = 0x1af4, DEVICE_ID = 0x1111, DEVICE_BAR_SIZE = 4096 };
+enum { BELL_DEVICE_ID = 0x1112 };
+enum { MSI_CONTROL = 2, MSI_ENABLE = 1 << 0, MSI_CAPABLE = 7 << 1, MSI_WIDE = 1 << 7 };
 /* 1af4:1112. BELL_COUNT is mapped: a read of it does not wait for writes. */
 enum { BELL_ID = 0x4c4c4542, BELL_RING = 0x0004, BELL_SUBMIT = 0x0008, BELL_SUBMITTED = 0x000c };
 enum { BELL_COUNT = 0x1000, BELL_EVERY = 0x1004 };
@@ -72,7 +74,7 @@ struct device {
 };
 extern struct device device;
 
-bool device_find(void); /* the one of options.device */
+bool device_find(void); /* the one of options.device and options.slot */
 void device_enable(void);
 void device_quiet(void); /* no interrupts, STATUS clear, INTx off */
 void msix_program(bool masked);
@@ -120,10 +122,33 @@ static inline void wr64(u32 offset, u64 value)
     wr32(offset + 4, (u32)(value >> 32));
 }
 
+/* One access of 8 bytes, by an MMX register. */
+static inline u64 rd8bytes(u32 offset)
+{
+    u64 value;
+
+    __asm__ volatile("movq (%1), %%mm0; movq %%mm0, %0"
+                     : "=m"(value)
+                     : "r"(device.bar + offset)
+                     : "memory");
+    return value;
+}
+
+static inline void wr8bytes(u32 offset, u64 value)
+{
+    __asm__ volatile("movq %0, %%mm0; movq %%mm0, (%1)"
+                     :
+                     : "m"(value), "r"(device.bar + offset)
+                     : "memory");
+}
+
 /* main.c: a failed check prints the test's FAIL line. */
 struct options {
     u32 seed;
     u32 device; /* the PCI device id */
+    u32 slot;   /* its PCI device number; 0: the first that is found */
+    u32 cpus;   /* how many `load` uses */
+    u32 ram_end;
     u32 count;  /* 0: the test's own */
     u32 linger; /* milliseconds that wait-unplug goes on after the device went */
 };
@@ -136,6 +161,12 @@ bool resumed(void); /* true once, in the test that a reset led to */
     do {                                                       \
         if (!check(__FILE_NAME__, __LINE__, (got), (expected)))     \
             return false;                                      \
+    } while (0)
+#define CHECK_WIDE(got, expected)                    \
+    do {                                             \
+        u64 got_ = (got), expected_ = (expected);    \
+        CHECK((u32)got_, (u32)expected_);            \
+        CHECK((u32)(got_ >> 32), (u32)(expected_ >> 32)); \
     } while (0)
 #define CHECK_TRUE(condition) CHECK(!!(condition), 1)
 #define TRY(step)         \
@@ -150,7 +181,17 @@ bool test_registers(void);
 bool test_posted_writes(void);
 bool test_random(void);
 bool test_irq_intx(void);
+bool test_irq_ioapic(void);
+bool test_irq_msi(void);
 bool test_irq_msix(void);
+bool test_wide(void);
+bool test_rep(void);
+bool test_bar_games(void);
+bool test_dma_nonram(void);
+bool test_pair(void);
+bool test_smp(void);
+bool test_bar_race(void);
+bool test_load(void);
 bool test_dma_copy(void);
 bool test_dma_fill(void);
 bool test_dma_fence(void);

@@ -189,3 +189,35 @@ bool test_dma_bad_address(void)
     TRY(refused(COMMAND_FILL, 0, edge, 0xffffffff));
     return copy(&after);
 }
+
+/* Addresses at which there is something else than memory, or nothing. */
+bool test_dma_nonram(void)
+{
+    static const u32 fixed[] = { 0xd0000000, 0xfec00000, 0xfed00000, 0xfee00000 };
+    const struct transfer after = { 4097, 1, 2 };
+    u32 beyond = (options.ram_end + (32u << 20)) & ~0xfffu, errors;
+
+    last_fence = 0x5000;
+    scramble(source, 8192, options.seed | 1);
+    memset(destination, 0x77, 8192);
+    for (u32 i = 0; i < COUNT(fixed); i++) {
+        TRY(refused(COMMAND_COPY, fixed[i], address(destination), 64));
+        TRY(refused(COMMAND_FILL, 0, fixed[i], 8192));
+    }
+    TRY(refused(COMMAND_COPY, device.bar, address(destination), 64)); /* itself */
+    TRY(refused(COMMAND_FILL, 0, device.bar, 4));
+    TRY(refused(COMMAND_COPY, beyond, address(destination), 4));
+    TRY(refused(COMMAND_FILL, 0, beyond, 1 << 20));
+    CHECK(first_difference(destination, destination + 1, 8191), 8191);
+
+    /* The data is moved, and the fence has no place. */
+    errors = rd32(ERRORS);
+    start(COMMAND_COPY, address(source), address(destination), 64);
+    TRY(finished());
+    wr64(DMA_FENCE_ADDRESS, device.bar + SCRATCH);
+    wr32(DMA_COMMAND, COMMAND_COPY);
+    CHECK(WAIT(rd32(ERRORS) == errors + 1), 1);
+    CHECK(WAIT(rd32(DMA_PENDING) == 0), 1);
+    wr32(STATUS, DONE | ERROR);
+    return copy(&after);
+}

@@ -39,6 +39,18 @@ static inline u32 in32(u16 port)
     return value;
 }
 
+static inline void out16(u16 port, u16 value)
+{
+    __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port) : "memory");
+}
+
+static inline u16 in16(u16 port)
+{
+    u16 value;
+    __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+    return value;
+}
+
 static inline u64 tsc(void)
 {
     u64 value;
@@ -101,7 +113,12 @@ enum {
     STATUS_INTERRUPT = 1 << 3,
     STATUS_CAPABILITIES = 1 << 4,
 };
-enum { CAPABILITY_PM = 0x01, CAPABILITY_PCIE = 0x10, CAPABILITY_MSIX = 0x11 };
+enum {
+    CAPABILITY_PM = 0x01,
+    CAPABILITY_MSI = 0x05,
+    CAPABILITY_PCIE = 0x10,
+    CAPABILITY_MSIX = 0x11,
+};
 enum { MSIX_CONTROL = 2, MSIX_TABLE = 4, MSIX_PBA = 8 };
 enum { MSIX_ENABLE = 1 << 15, MSIX_FUNCTION_MASK = 1 << 14 };
 
@@ -118,20 +135,42 @@ u32 pci_bar_size(u32 slot, u32 bar);
 /* irq.c */
 #define VECTORS 16
 #define MSIX_FIRST_VECTOR 0x40
+#define IOAPIC_VECTOR 0x50
+#define MESSAGE_ADDRESS 0xfee00000u /* | APIC id << 12 */
 struct intx_handler {
     volatile u32 *acknowledge; /* register to write the bits to, then read */
     u32 bits;
     u32 ignore; /* this many interrupts are left unacknowledged */
 };
 void irq_init(void);
+void irq_init_cpu(void); /* of another CPU, which has no 8259s */
+u32 cpu_id(void);        /* this CPU's APIC id */
 void irq_clear_counts(void);
 u32 irq_count(u32 vector);
 u32 irq_msix_total(void);
 void irq_open_line(u8 line, const struct intx_handler *handler);
 void irq_close_line(u8 line);
 u32 irq_line_count(u8 line);
+u32 irq_took(u32 vector); /* the APIC id of the CPU that it came to last */
+
+/* The same line at the IOAPIC: level-triggered, active high. One at a time. */
+u32 ioapic_pins(void);
+void ioapic_prepare(void); /* before the line rises: a pin for edges keeps no level */
+void ioapic_open(u32 pin, const struct intx_handler *handler);
+void ioapic_close(void);
+u32 ioapic_count(void);
+
+/* smp.c: one other CPU, if there is one. */
+bool smp_start(void);               /* whether it runs; starts it if need be */
+u32 smp_id(void);                   /* its APIC id */
+void smp_run(void (*work)(void));   /* when it is idle; returns at once */
+bool smp_idle(void);
 
 /* machine.c */
+#define CPU_MMX (1u << 23)
+#define CPU_SSE2 (1u << 26)
+u32 cpu_features(void); /* CPUID 1, EDX */
+void cpu_allow_sse(void);
 u8 cmos_read(u8 index);
 void cmos_write(u8 index, u8 value);
 void machine_reset(void); /* returns only if nothing reset the machine */

@@ -1,7 +1,8 @@
 /* Runs the tests that the multiboot command line names, in its order. */
 #include "device.h"
 
-enum { MULTIBOOT_LOADED = 0x2badb002, MULTIBOOT_HAS_COMMAND_LINE = 1 << 2 };
+enum { MULTIBOOT_LOADED = 0x2badb002 };
+enum { MULTIBOOT_HAS_MEMORY = 1 << 0, MULTIBOOT_HAS_COMMAND_LINE = 1 << 2 };
 
 struct multiboot {
     u32 flags, memory_lower, memory_upper, boot_device, command_line;
@@ -16,7 +17,17 @@ static const struct test {
     { "posted-writes", test_posted_writes },
     { "random", test_random },
     { "irq-intx", test_irq_intx },
+    { "irq-ioapic", test_irq_ioapic },
+    { "irq-msi", test_irq_msi },
     { "irq-msix", test_irq_msix },
+    { "wide", test_wide },
+    { "rep", test_rep },
+    { "bar-games", test_bar_games },
+    { "dma-nonram", test_dma_nonram },
+    { "pair", test_pair },
+    { "smp", test_smp },
+    { "bar-race", test_bar_race },
+    { "load", test_load },
     { "dma-copy", test_dma_copy },
     { "dma-fill", test_dma_fill },
     { "dma-fence", test_dma_fence },
@@ -114,6 +125,8 @@ static bool option(const char *word)
     } all[] = { { "seed=", &options.seed },
               { "count=", &options.count },
               { "device=", &options.device },
+              { "slot=", &options.slot },
+              { "cpus=", &options.cpus },
               { "linger=", &options.linger },
               { "patience=", &patience } };
 
@@ -138,7 +151,7 @@ static void run(const char *name)
         if (same(tests[i].name, name))
             test = &tests[i];
     current = name;
-    if (device.id != options.device) {
+    if (device.id != options.device || (options.slot && device.slot >> 3 != options.slot)) {
         device_find();
         device_enable();
     }
@@ -198,6 +211,8 @@ void guest_main(u32 magic, const struct multiboot *info)
         print("error=no-command-line\n");
         leave(EXIT_FAILED);
     }
+    if (info->flags & MULTIBOOT_HAS_MEMORY)
+        options.ram_end = (1024 + info->memory_upper) << 10;
     if (device_find())
         print("device=%x bar0=%x line=%u msix=%x\n", device.slot, device.bar, device.line,
               device.msix);
