@@ -7,8 +7,8 @@ use crate::rig::require;
 use crate::rig::{Accelerator, Machine, Memory, Qemu, RigError, Server, kvm_works};
 use crate::stage::{Stage, finish};
 
-const ALL: &str = "identity registers random posted-writes irq-intx irq-msix dma-copy dma-fill \
-    dma-fence dma-bad-address ring ring-error flr";
+const ALL: &str = "identity registers random posted-writes wide rep irq-intx irq-msix dma-copy \
+    dma-fill dma-fence dma-bad-address dma-nonram ring ring-error bar-games flr";
 
 /// Runs all tests and returns what went over the socket.
 fn everything(
@@ -20,7 +20,7 @@ fn everything(
     // Where KVM interprets each instruction, as on many hosts that are
     // guests themselves, it is slower than TCG.
     let tests = match accelerator {
-        Accelerator::Tcg => ALL.to_owned(),
+        Accelerator::Tcg => format!("{ALL} irq-ioapic load"),
         Accelerator::Kvm => format!("count=1000 {ALL}"),
     };
     let guest = stage.guest_on(accelerator, &tests, &json!({}))?;
@@ -115,12 +115,14 @@ fn all_tests_pass_under_kvm_with_private_memory() {
 }
 
 #[test]
-fn two_devices_of_one_server_work_in_one_machine() {
-    let tests = "registers device=0x1112 bell device=0x1111 irq-msix dma-fence \
-        device=0x1112 bell device=0x1111 ring";
+fn two_devices_of_one_server_work_in_a_machine_with_two_processors() {
+    let tests = "registers device=0x1112 bell irq-msi device=0x1111 irq-msix dma-fence \
+        device=0x1112 bell device=0x1111 ring pair smp bar-race cpus=2 load";
     let server = require!(Server::start(&["stub", "doorbell"]));
     let stage = Stage::before(server).unwrap();
-    let guest = require!(stage.guest(tests, &json!({})));
+    let guest = require!(stage.guest(tests, &json!({})))
+        .arg("-smp")
+        .arg("2");
     let guest = guest.vfio_user(&stage.server.socket(1), &json!({}));
     finish(guest.start().unwrap(), tests).unwrap();
     let log = stage.end().unwrap();
