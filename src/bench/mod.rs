@@ -28,6 +28,7 @@
 //! | [`qemu`](qemu()) | rung 5: QEMU, timed by a guest of its own |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 
+mod bare;
 mod clock;
 mod compare;
 mod cpu_time;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::child::Child;
-use super::guest::{EXIT_VALUE, MEMORY, Memory, Record, Status, Task, firmware};
-use super::program::Program;
+use crate::bench::bare::child::Child;
+use crate::bench::bare::guest::{EXIT_VALUE, MEMORY, Memory, Status, Task, firmware};
+use crate::bench::bare::program::Program;
+use crate::bench::bare::samples::Measured;
 use crate::bench::{Interrupt, Pinned, Trouble};
 
 /// How often we look how far it is.
@@ -57,14 +58,6 @@ pub(super) struct Boot<'a> {
     pub(super) devices: Vec<String>,
     pub(super) task: &'a Task,
     pub(super) limits: Limits,
-}
-
-/// What a guest left.
-#[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) records: Vec<Record>,
-    /// What the guest says a tick of its counter is, in nanoseconds.
-    pub(super) tick: Option<f64>,
 }
 
 impl Boot<'_> {
@@ -133,7 +126,7 @@ impl Boot<'_> {
     fn wait(
         &self,
         child: &mut Child,
-        memory: &Memory<'_>,
+        memory: &Memory<&File>,
         interrupt: &Interrupt,
     ) -> Result<ExitStatus, Trouble> {
         let started = Instant::now();
@@ -160,20 +153,10 @@ impl Boot<'_> {
     }
 
     fn explain(&self, state: Status, status: ExitStatus, child: &mut Child) -> Trouble {
-        let missing = |row: usize, what: &str| {
-            let target = self.task.rows.get(row).and_then(|row| row.1);
-            let Some(target) = target else {
-                return Trouble("the guest failed in a row of its own".to_owned());
-            };
-            let (vendor, device) = target.id;
-            Trouble(format!(
-                "the guest sees no {what} {vendor:04x}:{device:04x}"
-            ))
-        };
         match state {
-            Status::NoDevice(row) => missing(row, "device"),
-            Status::NoBar(row) => missing(row, "memory BAR of"),
-            Status::Nonsense(word) => Trouble(format!("the guest wrote {word:#x} as its status")),
+            Status::NoDevice(_) | Status::NoBar(_) | Status::Nonsense(_) => {
+                self.task.explain(state)
+            }
             Status::Absent | Status::Working | Status::Done => Trouble(child.last_words(&format!(
                 "{} ended with {status}, its guest early",
                 self.qemu

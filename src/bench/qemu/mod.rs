@@ -3,29 +3,25 @@
 //!
 //! | file | what happens there |
 //! |---|---|
-//! | `program` | which QEMU: the user's, one in PATH, Debian's |
-//! | `guest.s`, `guest` | the guest, what it is told, and what it leaves in its memory |
-//! | `rows` | which accesses to which devices |
-//! | `server` | a server process for each device of ours |
+//! | `rows` | which devices of ours, and which accesses to them |
 //! | `boot` | QEMU from its start to its end |
-//! | `child` | processes that do not outlive us |
+//!
+//! The guest and the servers are in `bare`.
 
 mod boot;
-mod child;
-mod guest;
-mod program;
 mod rows;
-mod server;
 
 use std::path::Path;
 use std::time::Duration;
 
-use self::boot::{Accelerator, Boot, Limits, Measured};
-use self::guest::{BATCH, Task, ticks};
-use self::program::Program;
-use self::rows::{Entry, InProcess, Ours};
-use self::server::Server;
-use super::{Bench, Section, Tally, Trouble};
+use self::boot::{Accelerator, Boot, Limits};
+use self::rows::Ours;
+use super::bare::guest::{BATCH, Task, ticks};
+use super::bare::program::Program;
+use super::bare::rows::{Entry, InProcess, in_process};
+use super::bare::samples::{Measured, Samples};
+use super::bare::server::{Serve, Server};
+use super::{Bench, Section, Trouble};
 
 /// The rung.
 const RUNG: u8 = 5;
@@ -35,9 +31,6 @@ const START_LIMIT: Duration = Duration::from_secs(15);
 
 /// From how many nanoseconds on reading the timer twice must be emulated.
 const EMULATED: f64 = 500.0;
-
-/// How far the guest's counter may be off ours before its own word is taken.
-const SAME_TICK: f64 = 0.1;
 
 /// Where the servers run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +111,7 @@ impl<'a> Rung<'a> {
         accelerator: Accelerator,
         placement: Placement,
     ) -> Self {
-        let inside = rows::in_process(qemu);
+        let inside = in_process(qemu);
         let ours = rows::ours(qemu, placement == Placement::Polled);
         let entries = rows::rows(inside, &ours);
         let task = Task {
@@ -266,53 +259,45 @@ impl<'a> Rung<'a> {
         Ok(())
     }
 
-    fn tallies(&self) -> Vec<Tally> {
-        let named = |entry: &Entry| {
-            let floor = entry.floor.as_deref().map(|floor| self.name(floor));
-            let batch = entry.operation.batch();
-            Tally::named(
-                &self.name(&entry.name),
-                &entry.what,
-                floor.as_deref(),
-                batch,
-            )
-        };
-        self.entries.iter().map(named).collect()
+    fn samples(&self) -> Samples<'_> {
+        Samples::of(&self.entries, &self.name(""))
     }
 
     fn measure(&self, server_cpu: usize, section: &mut Section) {
-        let mut tallies = self.tallies();
+        let mut samples = self.samples();
         let plan = &self.bench.plan;
         let progress = self.bench.progress;
         progress.step(&section.title, self.bench.run(), plan.runs);
         match self.run(server_cpu) {
-            Ok(measured) => self.take(measured, &mut tallies, section),
+            Ok(measured) => samples.take(self.bench, measured, section),
             Err(_) if plan.interrupt.raised() => {}
             Err(trouble) => section.gap(self.name("*"), trouble),
         }
-        for tally in tallies {
-            let (name, partial) = (tally.name().to_owned(), tally.partial());
-            match (tally.finish(), partial) {
-                (Some(row), _) => section.rows.push(row),
-                (None, Some(why)) => section.gap(name, why),
-                // The gap above says why.
-                (None, None) => {}
-            }
-        }
+        samples.finish(section);
     }
 
     /// One boot with servers of its own.
     fn run(&self, server_cpu: usize) -> Result<Measured, Trouble> {
         let failed = |error| Trouble::new("cannot make a temporary directory", error);
         let directory = tempfile::tempdir().map_err(failed)?;
-        let mut devices: Vec<String> = self.inside.iter().map(|inside| inside.argument()).collect();
+        let mut devices: Vec<String> = self
+            .inside
+            .iter()
+            .map(|inside| inside.name.to_owned())
+            .collect();
         let mut servers = Vec::new();
         for (number, ours) in self.ours.iter().enumerate() {
             let place = directory.path().join(number.to_string());
             std::fs::create_dir(&place).map_err(failed)?;
-            let server = Server::start(self.bench, self.program, ours, server_cpu, &place)?;
-            devices.push(ours.argument(&server.socket));
-            servers.push(server);
+            let socket = place.join("socket");
+            let serve = Serve {
+                device: ours.device,
+                poll: if ours.polled { "always" } else { "never" },
+                face: vec!["--once".into(), "--socket-path".into(), (&socket).into()],
+                cpu: Some(server_cpu),
+            };
+            servers.push(Server::start(self.bench, self.program, serve, &place)?);
+            devices.push(ours.argument(&socket));
         }
         let boot = Boot {
             qemu: self.qemu,
@@ -337,63 +322,6 @@ impl<'a> Rung<'a> {
             work: START_LIMIT + slices * 10,
         }
     }
-
-    /// Takes a run's samples.
-    fn take(&self, measured: Measured, tallies: &mut [Tally], section: &mut Section) {
-        let (now, run) = (self.bench.elapsed(), self.bench.run());
-        let tick = self.tick(&measured, section);
-        let nanoseconds = |ticks: u64| {
-            #[allow(clippy::cast_precision_loss)] // Weeks fit.
-            let ticks = ticks as f64;
-            ticks * tick
-        };
-        let last = measured.records.last().map_or(0, |record| record.counter);
-        let when = |counter: u64| {
-            let before = nanoseconds(last.saturating_sub(counter)) / 1e9;
-            now.saturating_sub(Duration::try_from_secs_f64(before).unwrap_or_default())
-        };
-        let first = measured.records.first().map_or(0, |record| record.counter);
-        for tally in &mut *tallies {
-            tally.begin(run, when(first));
-        }
-        for record in measured.records {
-            // The number of the row was checked when the record was read.
-            let (tally, entry) = (&mut tallies[record.row], &self.entries[record.row]);
-            if let Some(expected) = entry.expected
-                && record.value != expected
-                && !tally.is_partial()
-            {
-                let value = record.value;
-                let wrong = format!("the guest read {value:#x} where {expected:#x} should be");
-                tally.ended_early(&Trouble(wrong));
-            }
-            if !tally.is_partial() {
-                let batch = f64::from(entry.operation.batch());
-                let samples = record.samples.iter();
-                let samples = samples.map(|&ticks| nanoseconds(ticks.into()) / batch);
-                tally.slice_of(when(record.counter), samples.collect());
-            }
-        }
-    }
-
-    /// What a tick of the guest's counter is, in nanoseconds. The host's
-    /// figure is the better one, if both count the same.
-    fn tick(&self, measured: &Measured, section: &mut Section) -> f64 {
-        let host = self.bench.clock.tick();
-        let Some(guest) = measured.tick else {
-            return host;
-        };
-        if (guest / host - 1.0).abs() < SAME_TICK {
-            return host;
-        }
-        if self.bench.run() == 0 {
-            section.notes.push(format!(
-                "A tick of the guest's counter is {guest:.4} ns by its PM timer and {host:.4} ns \
-                 by the host's clock: the guest's word is taken."
-            ));
-        }
-        guest
-    }
 }
 
 #[cfg(test)]
@@ -403,8 +331,8 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::guest::Record;
     use super::*;
+    use crate::bench::bare::guest::Record;
     use crate::bench::{Pinning, Plan, Quiet};
 
     /// A QEMU that never ends, and leaves its process id in the directory.
@@ -462,7 +390,7 @@ esac
         let (_directory, qemu, bench) = hanging();
         let program = Path::new("unused");
         let rung = Rung::new(&bench, program, &qemu, Accelerator::Tcg, Placement::Same);
-        let mut tallies = rung.tallies();
+        let mut samples = rung.samples();
         let record = |row, value| Record {
             row,
             counter: 1000,
@@ -475,9 +403,9 @@ esac
             tick: None,
         };
         let mut section = Section::default();
-        rung.take(measured, &mut tallies, &mut section);
-        assert_eq!(tallies[0].partial(), None);
+        samples.take(&bench, measured, &mut section);
+        assert_eq!(samples.tallies[0].partial(), None);
         let said = "the guest read 0xffffffff where 0x55504756 should be";
-        assert_eq!(tallies[3].partial().as_deref(), Some(said));
+        assert_eq!(samples.tallies[3].partial().as_deref(), Some(said));
     }
 }

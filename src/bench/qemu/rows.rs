@@ -1,41 +1,8 @@
-//! The rows of a section, and the devices they need.
+//! The rows of a section, and the devices of ours that they need.
 
-use super::guest::{Operation, Target};
-use super::program::Program;
-use crate::device::Register;
-use crate::devices::StubRegister;
-
-/// The vendor of all our devices.
-const VENDOR: u16 = 0x1af4;
-
-/// A device inside QEMU whose registers cost what QEMU's own work costs.
-#[derive(Debug)]
-pub(super) struct InProcess {
-    /// Its name, for QEMU and in rows.
-    name: &'static str,
-    id: (u16, u16),
-    /// What a read at 0 gives, if that is known.
-    reads: Option<u32>,
-    /// What is read at 4 after 1 was written there, if that is known.
-    holds: Option<u32>,
-}
-
-/// The first that a QEMU has is taken (docs/specs/edu.rst, pci-testdev.rst).
-const IN_PROCESS: &[InProcess] = &[
-    InProcess {
-        name: "edu",
-        id: (0x1234, 0x11e8),
-        reads: Some(0x0100_00ed),
-        // The liveness check: inverted.
-        holds: Some(!1),
-    },
-    InProcess {
-        name: "pci-testdev",
-        id: (0x1b36, 0x0005),
-        reads: None,
-        holds: None,
-    },
-];
+use crate::bench::bare::guest::Operation;
+use crate::bench::bare::program::Program;
+use crate::bench::bare::rows::{Entry, InProcess, VENDOR, entry, of_stub, target, timer};
 
 /// A device of ours, in a server of its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,47 +71,14 @@ pub(super) fn ours(qemu: &Program, polled: bool) -> Vec<Ours> {
     ours
 }
 
-const STUB: (u16, u16) = (VENDOR, 0x1111);
 const COPIER: (u16, u16) = (VENDOR, 0x1113);
-
-/// A row.
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// Its name after the section's.
-    pub(super) name: String,
-    pub(super) what: String,
-    /// The row it is compared with.
-    pub(super) floor: Option<String>,
-    pub(super) operation: Operation,
-    pub(super) target: Option<Target>,
-    /// What the register holds after a slice, if that is known.
-    pub(super) expected: Option<u32>,
-}
-
-/// The device inside QEMU to compare with, if it has one.
-pub(super) fn in_process(qemu: &Program) -> Option<&'static InProcess> {
-    IN_PROCESS.iter().find(|device| qemu.has(device.name))
-}
-
-impl InProcess {
-    /// For QEMU's `-device`.
-    pub(super) fn argument(&self) -> String {
-        self.name.to_owned()
-    }
-}
 
 /// What a guest with these devices measures.
 pub(super) fn rows(inside: Option<&InProcess>, ours: &[Ours]) -> Vec<Entry> {
-    let mut rows = vec![Entry {
-        name: "timer".to_owned(),
-        what: "floor: two readings of the timer".to_owned(),
-        floor: None,
-        operation: Operation::Nothing,
-        target: None,
-        expected: None,
-    }];
+    let floors = [Operation::Read, Operation::Write];
+    let mut rows = vec![timer()];
     if let Some(inside) = inside {
-        rows.extend(floors(inside));
+        rows.extend(floors.map(|operation| inside.entry(operation)));
     }
     for (number, device) in ours.iter().enumerate() {
         let same = |other: &&Ours| other.device == device.device;
@@ -153,46 +87,17 @@ pub(super) fn rows(inside: Option<&InProcess>, ours: &[Ours]) -> Vec<Entry> {
         let nth = u32::try_from(nth).unwrap_or(u32::MAX);
         rows.extend(of(device, nth).into_iter().map(|mut entry| {
             let write = matches!(entry.operation, Operation::Write | Operation::Writes);
-            entry.floor = inside.map(|inside| floor(inside, write));
+            entry.floor = inside.map(|inside| inside.row(floors[usize::from(write)]));
             entry
         }));
     }
     rows
 }
 
-/// The name of the row of the device inside QEMU.
-fn floor(inside: &InProcess, write: bool) -> String {
-    format!("{}.{}", if write { "write" } else { "read" }, inside.name)
-}
-
-fn floors(inside: &InProcess) -> [Entry; 2] {
-    [false, true].map(|write| Entry {
-        name: floor(inside, write),
-        what: format!(
-            "floor: {} {}, inside QEMU",
-            if write { "write" } else { "read" },
-            inside.name
-        ),
-        floor: None,
-        operation: if write {
-            Operation::Write
-        } else {
-            Operation::Read
-        },
-        target: Some(Target {
-            id: inside.id,
-            nth: 0,
-            bar: 0,
-            offset: if write { 4 } else { 0 },
-        }),
-        expected: if write { inside.holds } else { inside.reads },
-    })
-}
-
 /// What is measured of a device of ours, the nth of its kind. Without floors.
 fn of(ours: &Ours, nth: u32) -> Vec<Entry> {
-    let read = |name, what| read_stub(nth, name, what);
-    let write = |name, what| write_stub(nth, name, what);
+    let read = |name, what| of_stub(nth, Operation::Read, name, what);
+    let write = |name, what| of_stub(nth, Operation::Write, name, what);
     match ours.through {
         Through::VfioUser { .. } if ours.device == "copier" => mapped(nth),
         Through::VfioUser {
@@ -218,18 +123,6 @@ fn of(ours: &Ours, nth: u32) -> Vec<Entry> {
     }
 }
 
-fn read_stub(nth: u32, name: &str, what: &str) -> Entry {
-    let row = StubRegister::ID.row();
-    let expected = u32::try_from(row.reset).ok();
-    let target = target(STUB, nth, 0, row.offset);
-    entry(name, what, Operation::Read, target, expected)
-}
-
-fn write_stub(nth: u32, name: &str, what: &str) -> Entry {
-    let target = target(STUB, nth, 0, StubRegister::SCRATCH.row().offset);
-    entry(name, what, Operation::Write, target, Some(1))
-}
-
 fn mapped(nth: u32) -> Vec<Entry> {
     let at = |offset| target(COPIER, nth, 2, offset);
     let (reads, writes) = (Operation::Reads, Operation::Writes);
@@ -239,30 +132,4 @@ fn mapped(nth: u32) -> Vec<Entry> {
         entry("read.mapped", read, reads, at(0x100), None),
         entry("write.mapped", write, writes, at(0x104), Some(1)),
     ]
-}
-
-fn target(id: (u16, u16), nth: u32, bar: u32, offset: u32) -> Target {
-    Target {
-        id,
-        nth,
-        bar,
-        offset,
-    }
-}
-
-fn entry(
-    name: &str,
-    what: &str,
-    operation: Operation,
-    target: Target,
-    expected: Option<u32>,
-) -> Entry {
-    Entry {
-        name: name.to_owned(),
-        what: what.to_owned(),
-        floor: None,
-        operation,
-        target: Some(target),
-        expected,
-    }
 }

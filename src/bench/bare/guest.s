@@ -29,9 +29,10 @@
         .set NTH, 4                     # which of several, from 0
         .set BAR, 8                     # its place in configuration space
         .set OFFSET, 12                 # the register's, in the BAR
-        .set OPERATION, 16              # see .Lsample
+        .set OPERATION, 16              # see guest.rs
         .set SAMPLES, 20                # how many it takes in a slice
         .set ADDRESS, 24                # of the register
+        .set TAKEN, 28                  # accesses so far, for counts by others
         .set ROW_BITS, 5                # a row has 32 bytes
 
         # The results, in shared RAM.
@@ -129,8 +130,8 @@ vgpu_stub_bench_guest:
 # none. A device has 4 MiB, each BAR of it an eighth: edu's 1 MiB is its BAR 0.
 .Lresolve:
         movl $ROWS, %esi
-1:      cmpl $0, OPERATION(%esi)
-        je 5f                           # the timer needs none
+1:      cmpl $2, OPERATION(%esi)
+        jb 5f                           # the timer and CPUID need none
         movl NTH(%esi), %edi
         xorl %ebx, %ebx                 # function 0 of each device
 2:      xorl %ecx, %ecx
@@ -144,7 +145,9 @@ vgpu_stub_bench_guest:
         jb 2b
         movl $3, STATUS                 # no such device
         jmp 7f
-4:      movl %ebx, %edi
+4:      cmpl $6, OPERATION(%esi)
+        je 8f
+        movl %ebx, %edi
         shll $19, %edi                  # 22, as %ebx is the number << 3
         movl BAR(%esi), %ecx
         leal -0x10(%ecx), %eax
@@ -174,6 +177,11 @@ vgpu_stub_bench_guest:
         shrl $ROW_BITS, %esi
         movl %esi, CULPRIT
         jmp .Lexit
+8:      shll $8, %ebx                   # no BAR's: configuration space's
+        orl OFFSET(%esi), %ebx
+        orl $0x80000000, %ebx
+        movl %ebx, ADDRESS(%esi)
+        jmp 5b
 
 # Reads word %ecx of function %ebx's configuration space into %eax. What is
 # then written to port %dx goes there.
@@ -209,6 +217,16 @@ vgpu_stub_bench_guest:
         jb 1b
         ret
 
+        # Reads the word of configuration space that CONFIG_ADDRESS finds at
+        # %esi: two accesses, as every read of it takes.
+        .macro config_read
+        movl %esi, %eax
+        movw $CONFIG_ADDRESS, %dx
+        outl %eax, %dx
+        movw $CONFIG_DATA, %dx
+        inl %dx, %eax
+        .endm
+
 # Takes one slice of row %esi, writes its record, and returns in %eax how many
 # ticks it took. The read at its end waits for writes that are still under
 # way, so that they are not in the next row's slice; its value is recorded.
@@ -220,6 +238,8 @@ vgpu_stub_bench_guest:
         movl SAMPLES(%esi), %ecx
         movl %ecx, %eax
         stosl
+        incl %eax                       # the one at its end
+        addl %eax, TAKEN(%esi)
         rdtsc
         stosl
         movl %edx, %eax
@@ -228,9 +248,16 @@ vgpu_stub_bench_guest:
         pushl %esi
         movl OPERATION(%esi), %eax
         movl ADDRESS(%esi), %esi
+        pushl %eax
         call .Lsample
+        popl %eax
+        cmpl $6, %eax
+        je 2f
         movl (%esi), %ebx
-        rdtsc
+        jmp 3f
+2:      config_read
+        movl %eax, %ebx
+3:      rdtsc
         popl %esi
         movl RECORD, %edi
         movl %ebx, 16(%edi)
@@ -261,6 +288,16 @@ vgpu_stub_bench_guest:
         ret
         .endm
 
+        # To the hypervisor and back: nobody else has a say in CPUID.
+        .macro cpuid_exit
+        pushl %ebx
+        pushl %ecx
+        xorl %eax, %eax
+        cpuid
+        popl %ecx
+        popl %ebx
+        .endm
+
         .macro read_batch
         .rept 16
         movl (%esi), %eax
@@ -273,27 +310,57 @@ vgpu_stub_bench_guest:
         .endr
         .endm
 
-.Lsample: cmpl $1, %eax
-        je .Lread
-        cmpl $2, %eax
-        je .Lwrite
-        cmpl $3, %eax
-        je .Lreads
-        cmpl $4, %eax
-        je .Lwrites
+.Lsample: decl %eax
+        jz .Lexits
+        decl %eax
+        jz .Lread
+        decl %eax
+        jz .Lwrite
+        decl %eax
+        jz .Lreads
+        decl %eax
+        jz .Lwrites
+        decl %eax
+        jz .Lconfigs
         sampling
+.Lexits: sampling cpuid_exit
 .Lread: sampling movl (%esi), %eax
 .Lwrite: sampling movl %ecx, (%esi)
 .Lreads: sampling read_batch
 .Lwrites: sampling write_batch
+.Lconfigs: sampling config_read
 
         .org vgpu_stub_bench_guest + 0x400
+
+        .set GDT, 0x40
+        .set GDT_POINTER, 0x58
+
+        # Segments and the pointer to them, GDT bytes behind the base. They are
+        # marked as accessed, as some of this cannot be written.
+        .macro gdt base
+        .quad 0
+        .quad 0x00cf9b000000ffff        # 0x08: code, 4 GiB
+        .quad 0x00cf93000000ffff        # 0x10: data, 4 GiB
+        .word 3 * 8 - 1
+        .long \base + GDT
+        .endm
+
+# Where a hypervisor enters that starts a processor in flat protected mode, as
+# Xen does: its selectors are made good before anything is loaded from them.
+        .set ENTRY, CODE + 0x1000       # the table ends before
+
+        .globl vgpu_stub_bench_entry
+vgpu_stub_bench_entry:
+        cli
+        lgdtl ENTRY + GDT_POINTER
+        ljmpl $0x08, $CODE
+        .org vgpu_stub_bench_entry + GDT
+        gdt ENTRY
+        .org vgpu_stub_bench_entry + 0x60
 
 # The firmware: the last 256 bytes below 4 GiB. The processor begins 16 bytes
 # before the end, in real mode, with the base of %cs at 0xffff0000.
         .set FIRMWARE, 0xffffff00
-        .set GDT, 0x40
-        .set GDT_POINTER, 0x58
 
         .globl vgpu_stub_bench_firmware
 vgpu_stub_bench_firmware:
@@ -306,14 +373,8 @@ vgpu_stub_bench_firmware:
         movl %eax, %cr0
         ljmpl $0x08, $CODE
 
-        # Marked as accessed, as this cannot be written.
         .org vgpu_stub_bench_firmware + GDT
-        .quad 0
-        .quad 0x00cf9b000000ffff        # 0x08: code, 4 GiB
-        .quad 0x00cf93000000ffff        # 0x10: data, 4 GiB
-        .org vgpu_stub_bench_firmware + GDT_POINTER
-        .word 3 * 8 - 1
-        .long FIRMWARE + GDT
+        gdt FIRMWARE
 
         .org vgpu_stub_bench_firmware + 0xf0
         jmp vgpu_stub_bench_firmware

@@ -22,7 +22,7 @@ const WORDS_LIMIT: Duration = Duration::from_millis(500);
 
 /// A running process, whose standard error is kept.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(in crate::bench) struct Child {
     process: Process,
     errors: Receiver<String>,
     reaped: bool,
@@ -30,7 +30,7 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts it; standard output goes nowhere.
-    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+    pub(in crate::bench) fn start(command: &mut Command) -> io::Result<Self> {
         let parent = Some(getpid());
         let die_together = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -58,13 +58,18 @@ impl Child {
         })
     }
 
+    /// Its process id.
+    pub(in crate::bench) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// How it ended, if it did.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(in crate::bench) fn ended(&mut self) -> Option<ExitStatus> {
         self.wait(Duration::ZERO)
     }
 
     /// How it ended, if it does so within this time.
-    pub(super) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+    pub(in crate::bench) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         // That it cannot be waited for is noticed at the caller's deadline.
         let status = self.process.wait(Instant::now() + limit).ok().flatten();
         self.reaped |= status.is_some();
@@ -72,7 +77,7 @@ impl Child {
     }
 
     /// Kills it and returns the last line that it wrote, after `what`.
-    pub(super) fn last_words(&mut self, what: &str) -> String {
+    pub(in crate::bench) fn last_words(&mut self, what: &str) -> String {
         self.kill();
         let mut last = None;
         while let Ok(line) = self.errors.recv_timeout(WORDS_LIMIT) {

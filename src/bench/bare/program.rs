@@ -18,9 +18,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// A QEMU that can be started.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(in crate::bench) struct Program {
     from: From,
-    pub(super) version: Version,
+    pub(in crate::bench) version: Version,
     /// What `-device help` says.
     devices: String,
 }
@@ -50,12 +50,11 @@ impl Program {
     /// The one that the user gave; else one in PATH that is new enough; else
     /// Debian's, fetched if it is not there; else an old one in PATH, for
     /// what can be measured with it.
-    pub(super) fn find(bench: &Bench<'_>, given: Option<&Path>) -> Result<Self, Trouble> {
+    pub(in crate::bench) fn find(bench: &Bench<'_>, given: Option<&Path>) -> Result<Self, Trouble> {
         let interrupt = &bench.plan.interrupt;
         let stop: Stop<'_> = &|| interrupt.raised();
         if let Some(path) = given {
-            return Program::ask(From::Path(path.to_owned()), stop)
-                .map_err(|error| Trouble(error.to_string()));
+            return Program::at(bench, path);
         }
         let in_path = Program::ask(From::Path(NAME.into()), stop);
         if let Ok(program) = &in_path
@@ -69,6 +68,13 @@ impl Program {
             log::debug!("{error}");
             in_path.map_err(|_| Trouble(format!("{error}; or give one with --qemu")))
         })
+    }
+
+    /// The one that is there.
+    pub(in crate::bench) fn at(bench: &Bench<'_>, path: &Path) -> Result<Self, Trouble> {
+        let interrupt = &bench.plan.interrupt;
+        let stop: Stop<'_> = &|| interrupt.raised();
+        Program::ask(From::Path(path.to_owned()), stop).map_err(|error| Trouble(error.to_string()))
     }
 
     fn ask(from: From, stop: Stop<'_>) -> Result<Self, Error> {
@@ -93,17 +99,17 @@ impl Program {
     }
 
     /// A command that starts it.
-    pub(super) fn command(&self) -> Command {
+    pub(in crate::bench) fn command(&self) -> Command {
         self.from.command()
     }
 
     /// Whether it has this device.
-    pub(super) fn has(&self, device: &str) -> bool {
+    pub(in crate::bench) fn has(&self, device: &str) -> bool {
         self.devices.contains(&format!("name \"{device}\""))
     }
 
     /// Why it cannot be a client of ours, if it cannot.
-    pub(super) fn why_not_vfio_user(&self) -> Option<String> {
+    pub(in crate::bench) fn why_not_vfio_user(&self) -> Option<String> {
         let needed = Number(OLDEST);
         if !self.has("vfio-user-pci") {
             return Some(format!(
@@ -116,13 +122,13 @@ impl Program {
     }
 
     /// Why it has no device of qemu-patches/, if it has none.
-    pub(super) fn why_no_shim(&self) -> Option<String> {
+    pub(in crate::bench) fn why_no_shim(&self) -> Option<String> {
         let why = || format!("{self} has no vgpu-stub; build one with qemu-patches/");
         (!self.has("vgpu-stub")).then(why)
     }
 
     /// Where it is, for people.
-    pub(super) fn place(&self) -> String {
+    pub(in crate::bench) fn place(&self) -> String {
         match &self.from {
             From::Path(path) => path.display().to_string(),
             From::Debian(_) => "from Debian's backports".to_owned(),
