@@ -46,7 +46,7 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices;
+    use crate::devices::{Kind, Options};
     use crate::endpoint::CONFIG_REGION;
     use crate::pci::spec::{BAR0, COMMAND};
 
@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_bar_answers_where_and_while_the_guest_says_so() {
-        let mut endpoint = Endpoint::new(devices::stub).unwrap();
+        let stub = Kind::find("stub").unwrap().builder(Options::default());
+        let mut endpoint = Endpoint::new(stub.unwrap()).unwrap();
         let at = |endpoint: &Endpoint| endpoint.bars().map(|bar| bar.address).next();
         write(&mut endpoint, BAR0, 0xf000_1000);
         assert_eq!(at(&endpoint), None);
