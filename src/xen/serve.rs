@@ -20,8 +20,8 @@ use super::function::{PciFunction, Slot};
 use super::ioreq::{MAX_VCPUS, Request, Slots};
 use super::ranges::{Refused, Routes};
 use super::{
-    BusMaster, Domain, EventChannels, GuestMemory, LocalPort, Range, ResourcePage, ServerId, Waker,
-    XenError,
+    BusMaster, Domain, EventChannels, GuestMemory, Injector, LocalPort, Range, ResourcePage,
+    ServerId, Waker, XenError,
 };
 use crate::endpoint::{Endpoint, MapError};
 use crate::fastpath::{Polling, Spin};
@@ -101,11 +101,13 @@ impl Server {
     /// # Errors
     ///
     /// [`ServeError::Taken`].
-    pub fn add(&mut self, slot: Slot, endpoint: Endpoint) -> Result<(), ServeError> {
+    pub fn add(&mut self, slot: Slot, mut endpoint: Endpoint) -> Result<(), ServeError> {
         if self.functions.iter().any(|other| other.slot == slot) {
             return Err(ServeError::Taken { slot });
         }
         let memory = Arc::new(BusMaster::new(self.memory.clone()));
+        let interrupts = Injector::new(self.domain.clone(), slot.device());
+        endpoint.own_interrupts(Arc::new(interrupts));
         self.functions
             .push(PciFunction::new(slot, endpoint, memory)?);
         Ok(())
@@ -126,16 +128,14 @@ impl Server {
         })
     }
 
-    /// Enables a new server.
+    /// Enables a new server. Nobody waits for it yet.
     fn enabled(self, id: ServerId) -> Result<Serving, ServeError> {
         // Before it is enabled: Xen writes its ports into the page then.
         let page = self.domain.ioreq_page(id)?;
-        for function in &self.functions {
-            let range = Range::Function(function.slot.bdf());
-            self.domain.map_range(id, &range)?;
-        }
         self.domain.set_enabled(id, true)?;
-        self.bound(id, page)
+        let serving = self.bound(id, page)?;
+        serving.show()?;
+        Ok(serving)
     }
 
     /// Binds the ports of an enabled server.
@@ -153,7 +153,6 @@ impl Server {
         };
         let mut dispatch = Dispatch::new(routes, self.memory);
         dispatch.functions = self.functions;
-        dispatch.follow_all();
         Ok(Serving {
             id,
             page,
@@ -216,11 +215,21 @@ impl Serving {
         }
     }
 
+    /// Has Xen send us the accesses to config space: the guest finds the
+    /// functions.
+    fn show(&self) -> Result<(), XenError> {
+        for function in &self.dispatch.functions {
+            let range = Range::Function(function.slot.bdf());
+            self.domain.map_range(self.id, &range)?;
+        }
+        Ok(())
+    }
+
     fn answer_until_stopped(&mut self) -> io::Result<End> {
         // What the guest asked for before the ports were bound has no event.
         let mut masked = 0;
         loop {
-            while self.round()? {}
+            while self.round() {}
             if let Some(end) = asked_for(&self.stop) {
                 return Ok(end);
             }
@@ -245,24 +254,29 @@ impl Serving {
     /// Answers what each vCPU asks for now, at most one request of each;
     /// whether there was any.
     #[inline]
-    fn round(&mut self) -> io::Result<bool> {
+    fn round(&mut self) -> bool {
         let slots = Slots::new(self.page.words(), self.ports.len());
         let mut any = false;
         for (vcpu, port) in self.ports.iter().enumerate() {
             if let Some(request) = slots.take(vcpu) {
                 answer(&mut self.dispatch, slots, vcpu, &request);
-                self.channels.notify(*port)?;
+                // A domain that is dying has no such port any more.
+                let _ = self.channels.notify(*port);
                 any = true;
             }
         }
-        Ok(any)
+        any
     }
 
     /// Takes the server out of Xen: nobody waits for it any more.
     fn remove(&mut self) {
         // A domain that is gone meanwhile has no server either.
         let _ = self.domain.set_enabled(self.id, false);
-        let _ = self.round();
+        self.round();
+        // No interrupt and no access to guest memory outlives the devices.
+        for function in &mut self.dispatch.functions {
+            function.endpoint.reset();
+        }
         let slots = Slots::new(self.page.words(), self.ports.len());
         for _ in 0..TAKEN_LOOKS {
             if !slots.is_busy() {
