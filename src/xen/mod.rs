@@ -4,10 +4,10 @@
 //! straight to this process; QEMU is not in the path and needs neither patch
 //! nor argument. docs/xen.md has the whole story.
 //!
-//! Hypercalls go through Linux's drivers and never by their numbers alone:
-//! those two can be restricted to one domain. The crates that wrap Xen's own
-//! libraries link to one version of Xen, and none of the others has the
-//! operations of a device model.
+//! Linux's drivers are used directly. rust-vmm's crate for them (`xen-sys`) has
+//! been a pre-release without these requests since it was announced, and those
+//! that wrap Xen's C libraries (`libxen-sys`, `xenctrl`) bind a program to one
+//! version of Xen.
 
 mod dispatch;
 mod dm_op;
@@ -22,6 +22,8 @@ mod ioreq;
 pub mod kept;
 mod privcmd;
 mod ranges;
+mod rights;
+mod seccomp;
 mod serve;
 
 pub use domain::{Bdf, Domain, DomainId, Range, ServerId};
@@ -31,4 +33,6 @@ pub use foreign::{BusMaster, GuestMemory, MapGuest};
 pub use function::Slot;
 pub use interrupts::Injector;
 pub use privcmd::{ForeignPages, ResourcePage};
+pub use rights::run_as;
+pub use seccomp::Seccomp;
 pub use serve::{End, Handle, ServeError, Server, Serving};
