@@ -15,14 +15,16 @@ mod file;
 mod header;
 mod layout;
 mod mapping;
+mod ranges;
 
-use std::ops::RangeInclusive;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use error::KeptError;
+pub use ranges::NotedRanges;
 
 use crate::device::{KeptMemory, KeptWords, StateError, StateReader, StateWriter};
 use crate::endpoint::Endpoint;
@@ -96,6 +98,7 @@ pub struct Fresh(StateFile);
 pub struct Kept {
     mapping: Arc<Mapping>,
     file: StateFile,
+    ranges: Range<usize>,
     functions: Vec<KeptFunction>,
 }
 
@@ -218,6 +221,7 @@ impl Kept {
         subjects: &mut [Subject<'_>],
     ) -> Self {
         let mapping = Arc::new(mapping);
+        let ranges = layout.ranges();
         let places = layout.into_places();
         for (subject, places) in subjects.iter_mut().zip(&places) {
             if !places.device.is_empty() {
@@ -234,6 +238,7 @@ impl Kept {
             functions: functions.collect(),
             mapping,
             file,
+            ranges,
         }
     }
 
@@ -288,26 +293,9 @@ impl Kept {
         (0..self.functions.len()).for_each(|number| self.answered(number));
     }
 
-    /// Notes that a BAR's range is about to be registered, or was unregistered
-    /// just now.
-    pub fn note_range(&self, function: usize, bar: usize, range: Option<RangeInclusive<u64>>) {
-        let kept = self.functions.get(function);
-        let Some([start, end]) = kept.and_then(|kept| kept.places.range(bar)) else {
-            return;
-        };
-        let words = self.mapping.words();
-        set(words, end, 0);
-        if let Some(range) = range {
-            set(words, start, *range.start());
-            set(words, end, *range.end());
-        }
-    }
-
-    /// The range of a BAR that may be registered.
-    pub fn noted_range(&self, function: usize, bar: usize) -> Option<RangeInclusive<u64>> {
-        let [start, end] = self.functions.get(function)?.places.range(bar)?;
-        let range = self.get(start)..=self.get(end);
-        (*range.end() != 0 && !range.is_empty()).then_some(range)
+    /// Where to note which ranges Xen has of the server.
+    pub fn ranges(&self) -> NotedRanges {
+        NotedRanges::new(KeptMemory::new(self.mapping.clone(), self.ranges.clone()))
     }
 
     /// The server was destroyed: nothing is left for a successor.
@@ -378,7 +366,7 @@ fn set(words: &[AtomicU64], word: usize, value: u64) {
 #[inline]
 fn write(
     words: &[AtomicU64],
-    place: &std::ops::Range<usize>,
+    place: &Range<usize>,
     save: impl FnOnce(&mut StateWriter<'_>),
 ) -> bool {
     let mut state = StateWriter::new(words.get(place.clone()).unwrap_or_default());
@@ -388,7 +376,7 @@ fn write(
 
 fn read(
     words: &[AtomicU64],
-    place: &std::ops::Range<usize>,
+    place: &Range<usize>,
     restore: impl FnOnce(&mut StateReader<'_>) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
     let words = words.get(place.clone()).unwrap_or_default();

@@ -31,8 +31,6 @@ pub(super) struct Description {
 pub(super) struct Places {
     /// Which of the others hold.
     pub(super) commit: usize,
-    /// Start and end of each BAR's range.
-    ranges: usize,
     /// The function, twice.
     pub(super) a: [Range<usize>; 2],
     /// The device, twice.
@@ -46,6 +44,7 @@ pub(super) struct Places {
 pub(super) struct Layout {
     descriptions: Vec<Description>,
     places: Vec<Places>,
+    ranges: Range<usize>,
     words: usize,
 }
 
@@ -59,8 +58,10 @@ impl Layout {
         let mut layout = Layout {
             descriptions: Vec::with_capacity(count),
             places: Vec::with_capacity(count),
+            ranges: 0..0,
             words: HEADER,
         };
+        layout.ranges = layout.take(2 * BARS * count);
         for subject in subjects {
             let endpoint = &subject.endpoint;
             let a = StateWriter::measure(|state| endpoint.save_function(state));
@@ -78,7 +79,6 @@ impl Layout {
         });
         let places = Places {
             commit: self.take(1).start,
-            ranges: self.take(2 * BARS).start,
             a: [self.take(a), self.take(a)],
             b: [self.take(b), self.take(b)],
             device: self.take(device),
@@ -102,16 +102,13 @@ impl Layout {
         &self.descriptions
     }
 
+    /// Two for each BAR that there can be.
+    pub(super) fn ranges(&self) -> Range<usize> {
+        self.ranges.clone()
+    }
+
     pub(super) fn into_places(self) -> Vec<Places> {
         self.places
-    }
-}
-
-impl Places {
-    /// The words for the start and the end of a BAR's range.
-    pub(super) fn range(&self, bar: usize) -> Option<[usize; 2]> {
-        let start = self.ranges + 2 * bar;
-        (bar < BARS).then_some([start, start + 1])
     }
 }
 
