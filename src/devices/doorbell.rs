@@ -8,7 +8,10 @@
 use std::io;
 
 use super::identity;
-use crate::device::{Access, AccessError, Bar, Device, Function, Irq, Register, RegisterFile};
+use crate::device::{
+    Access, AccessError, Bar, Device, Function, Irq, Register, RegisterFile, StateError,
+    StateReader, StateWriter,
+};
 use crate::pci::Msi;
 use crate::registers;
 
@@ -87,5 +90,13 @@ impl Device for Doorbell {
 
     fn reset(&mut self) {
         self.registers.reset();
+    }
+
+    fn save(&self, state: &mut StateWriter<'_>) {
+        self.registers.save(state);
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.registers.restore(state)
     }
 }

@@ -3,12 +3,12 @@
 //! is made from it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::engine::{Command, Engine, Job, Shared};
+use super::engine::{Command, Engine, Order, Shared};
 use super::{identity, monotonic_ns};
 use crate::device::{
-    Access, AccessError, Bar, Device, Dma, Function, Irq, Register, RegisterFile, Row,
+    Access, AccessError, Bar, Device, Dma, Function, Irq, KeptMemory, Register, RegisterFile, Row,
+    StateError, StateReader, StateWriter,
 };
 use crate::pci::{Capability, Msix};
 use crate::registers;
@@ -131,7 +131,7 @@ impl Stub {
             },
             _ => return Err(unknown(Reg::DMA_COMMAND.row(), value)),
         };
-        self.engine.start_dma(Job {
+        self.engine.start_dma(Order {
             command,
             destination: self.registers.get(Reg::DMA_DESTINATION),
             length: self.get32(Reg::DMA_LENGTH),
@@ -161,14 +161,14 @@ impl Device for Stub {
         self.reads += 1;
         let shared = &self.shared;
         Ok(match register {
-            Reg::STATUS => shared.status.load(Ordering::Acquire).into(),
-            Reg::DMA_COMPLETED => shared.dma_completed.load(Ordering::Acquire).into(),
-            Reg::DMA_PENDING => shared.dma_pending.load(Ordering::Acquire).into(),
-            Reg::RING_HEAD => shared.ring_head.load(Ordering::Acquire).into(),
-            Reg::RING_FENCE => shared.ring_fence.load(Ordering::Acquire).into(),
-            Reg::ERRORS => shared.errors.load(Ordering::Acquire).into(),
-            Reg::DMA_BYTES => shared.dma_bytes.load(Ordering::Acquire),
-            Reg::INTERRUPTS => shared.interrupts.load(Ordering::Acquire),
+            Reg::STATUS => shared.status().into(),
+            Reg::DMA_COMPLETED => shared.completed().into(),
+            Reg::DMA_PENDING => shared.pending().into(),
+            Reg::RING_HEAD => shared.ring_head().into(),
+            Reg::RING_FENCE => shared.ring_fence().into(),
+            Reg::ERRORS => shared.errors().into(),
+            Reg::DMA_BYTES => shared.bytes(),
+            Reg::INTERRUPTS => shared.interrupts(),
             Reg::READS => self.reads,
             Reg::WRITES => self.writes,
             Reg::TIMESTAMP => monotonic_ns(),
@@ -216,6 +216,32 @@ impl Device for Stub {
     fn disconnected(&mut self) {
         // Without guest memory what waits can only fail.
         self.engine.drain();
+    }
+
+    fn save(&self, state: &mut StateWriter<'_>) {
+        self.registers.save(state);
+        state.put(self.reads);
+        state.put(self.writes);
+        self.engine.save(state);
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.registers.restore(state)?;
+        self.reads = state.get()?;
+        self.writes = state.get()?;
+        self.engine.restore(state)
+    }
+
+    fn kept_words(&self) -> usize {
+        Engine::KEPT
+    }
+
+    fn keep(&mut self, memory: KeptMemory) {
+        self.engine.keep(&memory);
+    }
+
+    fn resume(&mut self) {
+        self.engine.resume();
     }
 }
 
