@@ -276,7 +276,6 @@ impl IrqTable {
     /// What a successor has to know of interrupts that are sent from here,
     /// besides config space and the MSI-X table: words whose number does not
     /// change.
-    #[expect(dead_code, reason = "what keeps a state for a successor uses it")]
     pub(super) fn save(&self, mut put: impl FnMut(u64)) {
         let state = self.lock();
         put(self.intx_level().into());
@@ -288,7 +287,6 @@ impl IrqTable {
     /// Takes over what a predecessor saved. It counts once
     /// [`IrqTable::program`] and [`IrqTable::follow`] have told what the guest
     /// has set up, and an interrupt that is raised before may be lost.
-    #[expect(dead_code, reason = "what keeps a state for a successor uses it")]
     pub(super) fn restore<E>(&self, mut next: impl FnMut() -> Result<u64, E>) -> Result<(), E> {
         let mut state = self.lock();
         self.intx_level.store(next()? != 0, Ordering::Release);
@@ -297,7 +295,6 @@ impl IrqTable {
 
     /// A number that is another whenever [`IrqTable::save`] may say other
     /// things than before. Worker threads raise interrupts at any time.
-    #[expect(dead_code, reason = "what keeps a state for a successor uses it")]
     pub(super) fn changes(&self) -> u32 {
         self.changes.load(Ordering::Acquire)
     }

@@ -15,13 +15,15 @@ impl Endpoint {
         for bar in self.bars.iter().flatten() {
             state.put_bytes(bar.table());
         }
+        self.irqs.save(|word| state.put(word));
     }
 
     /// A number that is another whenever [`Endpoint::save_function`] may write
     /// other things than before.
     #[inline]
     pub fn function_changes(&self) -> u64 {
-        self.function_writes
+        // Both only grow.
+        self.function_writes + u64::from(self.irqs.changes())
     }
 
     /// Takes over what [`Endpoint::save_function`] wrote. An interrupt that is
@@ -44,6 +46,11 @@ impl Endpoint {
         for bar in self.bars.iter_mut().flatten() {
             state.get_bytes(bar.table_mut())?;
         }
+        self.irqs.restore(|| state.get())?;
+        for bar in self.bars.iter().flatten() {
+            bar.program(&self.irqs);
+        }
+        self.irqs.follow(self.config.interrupts());
         Ok(())
     }
 

@@ -189,7 +189,9 @@ impl ConfigSpace {
     /// Takes over the registers of such a function in another process. Whether
     /// it was such a function: what no write changes is the same.
     pub(crate) fn take_over(&mut self, value: &[u8]) -> bool {
-        self.registers.take_over(value, |at| at == STATUS)
+        let shown = |at| at == STATUS || self.shows_msi_pending(at);
+        let inside: Vec<usize> = (0..value.len()).filter(|at| shown(*at)).collect();
+        self.registers.take_over(value, |at| inside.contains(&at))
     }
 
     /// Shows in the Status register whether the function asks for INTx, be it

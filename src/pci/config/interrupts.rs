@@ -62,6 +62,14 @@ impl ConfigSpace {
         }
     }
 
+    /// Whether [`ConfigSpace::set_msi_pending`] changes the byte at `at`.
+    pub(super) fn shows_msi_pending(&self, at: usize) -> bool {
+        self.msi.is_some_and(|(offset, layout)| {
+            let pending = offset + msi::DATA_64 + msi::PENDING_AFTER_DATA;
+            layout.per_vector_masking && (pending..pending + 4).contains(&at)
+        })
+    }
+
     fn msi_control(&self) -> Option<MsiControl> {
         let (offset, layout) = self.msi?;
         let control = self.registers.u16(offset + msi::CONTROL);
