@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vgpu_stub::host::launch::{self, Job};
+use vgpu_stub::host::launch::{self, Job, Way};
 
 use super::failure::Failure;
 
@@ -19,18 +19,28 @@ pub(super) struct Args {
     uid: Option<u32>,
     #[arg(long)]
     memory: u64,
+    #[arg(long, required_unless_present = "xen", conflicts_with = "xen")]
+    connect_timeout: Option<u32>,
+    #[arg(long, requires = "xen_devices")]
+    xen: Option<u16>,
     #[arg(long)]
-    connect_timeout: u32,
+    xen_devices: Option<PathBuf>,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let way = match (args.xen, args.xen_devices) {
+        (Some(id), Some(devices)) => Way::Domain { id, devices },
+        _ => Way::Socket {
+            connect_timeout: args.connect_timeout.unwrap_or_default(),
+        },
+    };
     let job = Job {
         directory: args.directory,
         server: args.server,
         device: args.device,
         uid: args.uid,
         memory: args.memory,
-        connect_timeout: args.connect_timeout,
+        way,
     };
     launch::keep(&job).map_err(Failure::failed)
 }

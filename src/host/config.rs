@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use super::face::Wanted;
 pub use super::setting::{Address, OnFailure};
 use super::setting::{Setting, show};
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// `ON_FAILURE`: what becomes of a VM whose server does not start.
     pub on_failure: OnFailure,
+    /// `FACE`: how guests come to the device, if the VM does not say.
+    pub face: Wanted,
     /// `ADDR`: the device's place on the guest's first PCI bus.
     pub addr: Address,
     /// `SERVER_UID_BASE`: plus the domain's id, it is the user and the group
@@ -68,6 +71,8 @@ pub struct Config {
     /// `XENSTORE`: xenstored's socket or the kernel's device. Without it,
     /// the first that exists.
     pub xenstore: Option<PathBuf>,
+    /// `XEN_DEVICES`: the directory of `privcmd` and `evtchn`.
+    pub xen_devices: PathBuf,
     /// `SYSTEMD_RUN`: what makes a server a unit of its own. Without it,
     /// `/usr/bin/systemd-run` if systemd runs the host, else nothing.
     pub systemd_run: Option<PathBuf>,
@@ -84,6 +89,7 @@ impl Default for Config {
             start_timeout: Duration::from_secs(4),
             connect_timeout: Duration::from_secs(120),
             on_failure: OnFailure::Fail,
+            face: Wanted::Best,
             addr: Address::DEFAULT,
             // Nobody else's: see systemd's table of user ids.
             server_uid_base: 1_900_000_000,
@@ -91,6 +97,7 @@ impl Default for Config {
             run_directory: "/run/vgpu-stub".into(),
             log: "/var/log/vgpu-stub/wrapper.log".into(),
             xenstore: None,
+            xen_devices: "/dev/xen".into(),
             systemd_run: None,
             setting: "false".to_owned(),
         }
@@ -226,12 +233,14 @@ impl Config {
             "START_TIMEOUT" => seconds(value, 60).map(|time| self.start_timeout = time),
             "CONNECT_TIMEOUT" => seconds(value, 3600).map(|time| self.connect_timeout = time),
             "ON_FAILURE" => value.parse().map(|what| self.on_failure = what),
+            "FACE" => value.parse().map(|face| self.face = face),
             "ADDR" => value.parse().map(|addr| self.addr = addr),
             "SERVER_UID_BASE" => uid_base(value).map(|base| self.server_uid_base = base),
             "MEMORY_MAX" => bytes(value).map(|bytes| self.memory_max = bytes),
             "RUN_DIRECTORY" => path(value).map(|path| self.run_directory = path),
             "LOG" => path(value).map(|path| self.log = path),
             "XENSTORE" => path(value).map(|path| self.xenstore = Some(path)),
+            "XEN_DEVICES" => path(value).map(|path| self.xen_devices = path),
             "SYSTEMD_RUN" => path(value).map(|path| self.systemd_run = Some(path)),
             "SETTING" => setting(value).map(|()| value.clone_into(&mut self.setting)),
             _ => return Err(format!("there is no key '{}'", show(key))),
@@ -336,6 +345,7 @@ fn bytes(value: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::face::Face;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("f")).map_err(|error| error.to_string())
@@ -351,7 +361,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix('#'))
             .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
             .collect();
-        assert_eq!(settings.len(), 14);
+        assert_eq!(settings.len(), 16);
         assert_eq!(parse(&settings.join("\n")).unwrap(), Config::default());
     }
 
@@ -359,7 +369,8 @@ mod tests {
     fn every_key_is_taken() {
         let text = "QEMU_WRAPPER=/a\nDEVICE_MODEL=/b\nSERVER=/c\nSTART_TIMEOUT=9\n\
             CONNECT_TIMEOUT=8\nON_FAILURE=continue\nADDR=0x1f.7\nSERVER_UID_BASE=7\n\
-            MEMORY_MAX=2G\nRUN_DIRECTORY=/d\nLOG=/e\nXENSTORE=/f\nSYSTEMD_RUN=/g\nSETTING=stub,vectors=2\n";
+            MEMORY_MAX=2G\nRUN_DIRECTORY=/d\nLOG=/e\nXENSTORE=/f\nSYSTEMD_RUN=/g\nSETTING=stub,vectors=2\n\
+            FACE=vfio-user\nXEN_DEVICES=/h\n";
         let config = parse(text).unwrap();
         assert_eq!(config.qemu_wrapper, Some("/a".into()));
         assert_eq!(config.device_model, Some("/b".into()));
@@ -375,6 +386,8 @@ mod tests {
         assert_eq!(config.xenstore, Some("/f".into()));
         assert_eq!(config.systemd_run, Some("/g".into()));
         assert_eq!(config.setting, "stub,vectors=2");
+        assert_eq!(config.face, Wanted::Only(Face::VfioUser));
+        assert_eq!(config.xen_devices, Path::new("/h"));
     }
 
     #[test]
@@ -394,6 +407,7 @@ mod tests {
             ("START_TIMEOUT=99999999999999999999", "from 1 to 60"),
             ("CONNECT_TIMEOUT=3601", "from 1 to 3600"),
             ("ON_FAILURE=maybe", "fail or continue"),
+            ("FACE=best", "not auto, ioreq, shim or vfio-user"),
             ("SERVER=vgpu-stub", "not an absolute path"),
             ("SERVER=/a,b", "not an absolute path"),
             ("SERVER=$(reboot)", "without quotes"),

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod doctor;
+pub mod face;
 pub mod launch;
 pub mod setting;
 pub mod xenstore;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::face::Wanted;
 use crate::devices::Choice;
 
 /// More than any setting that means something.
@@ -15,6 +16,8 @@ pub struct Setting {
     pub device: Choice,
     /// Its slot, if it is not the host's choice.
     pub addr: Option<Address>,
+    /// How the guest comes to it, if that is not the host's choice.
+    pub face: Option<Wanted>,
     /// What becomes of the VM without it, if that is not the host's choice.
     pub on_failure: Option<OnFailure>,
 }
@@ -47,12 +50,14 @@ impl Setting {
     }
 
     fn device(text: &str) -> Result<Setting, String> {
-        let (mut addr, mut on_failure) = (None, None);
-        let known = "vectors=N, addr=0xSLOT or on-failure=fail|continue";
+        let (mut addr, mut face, mut on_failure) = (None, None, None);
+        let known = "vectors=N, addr=0xSLOT, face=auto|ioreq|shim|vfio-user or \
+            on-failure=fail|continue";
         let device = Choice::parse(text, known, |key, value| {
             let wrong = |why: String| format!("{key}={value} {why}");
             match key {
                 "addr" => addr = Some(value.parse().map_err(wrong)?),
+                "face" => face = Some(value.parse().map_err(wrong)?),
                 "on-failure" => on_failure = Some(value.parse().map_err(wrong)?),
                 _ => return Ok(false),
             }
@@ -61,6 +66,7 @@ impl Setting {
         Ok(Setting {
             device,
             addr,
+            face,
             on_failure,
         })
     }
@@ -100,6 +106,18 @@ impl Address {
         slot: 0xc,
         function: 0,
     };
+}
+
+impl Address {
+    /// 2 to 31.
+    pub fn slot(self) -> u8 {
+        self.slot
+    }
+
+    /// 0 to 7.
+    pub fn function(self) -> u8 {
+        self.function
+    }
 }
 
 impl FromStr for Address {
@@ -148,6 +166,7 @@ pub(super) fn show(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::face::Face;
 
     #[test]
     fn no_device_has_four_spellings() {
@@ -162,11 +181,13 @@ mod tests {
             let setting = Setting::parse(value.as_bytes()).unwrap().unwrap();
             assert_eq!(setting.device.to_string(), "stub");
             assert!(setting.addr.is_none() && setting.on_failure.is_none());
+            assert!(setting.face.is_none());
         }
-        let all = b"stub,vectors=4,addr=0x1f,on-failure=continue";
+        let all = b"stub,vectors=4,addr=0x1f,face=shim,on-failure=continue";
         let setting = Setting::parse(all).unwrap().unwrap();
         assert_eq!(setting.device.to_string(), "stub,vectors=4");
         assert_eq!(setting.addr.unwrap().to_string(), "0x1f");
+        assert_eq!(setting.face, Some(Wanted::Only(Face::Shim)));
         assert_eq!(setting.on_failure, Some(OnFailure::Continue));
         let setting = Setting::parse(b"doorbell").unwrap().unwrap();
         assert_eq!(setting.device.to_string(), "doorbell");
@@ -174,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_on_one_short_line() {
-        let wrong: [(&[u8], &str); 19] = [
+        let wrong: [(&[u8], &str); 20] = [
             (b"yes please", "has a character"),
             (b"stub,vectors=\"4\"", "has a character"),
             (b"stub;reboot", "has a character"),
@@ -197,6 +218,7 @@ mod tests {
             ),
             (b"stub,addr=1", "addr=1 is not a PCI slot"),
             (b"stub,on-failure=hang", "on-failure=hang is not"),
+            (b"stub,face=best", "face=best is not auto, ioreq,"),
         ];
         for (value, why) in wrong {
             let error = Setting::parse(value).unwrap_err();

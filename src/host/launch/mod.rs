@@ -8,12 +8,17 @@
 mod apart;
 mod bounded;
 mod call;
+mod child;
+mod client;
 mod directory;
-mod face;
+mod faces;
 mod keeper;
 mod report;
+mod restarts;
 mod server;
+mod slots;
 mod wrapper;
+mod xen;
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -24,12 +29,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-pub use face::Face;
-pub use keeper::{Job, keep};
+pub use keeper::{Job, Way, keep};
 pub use wrapper::{Failed, wrapper};
 
 use super::config::Address;
 use crate::devices::Choice;
+use client::Client;
 use directory::InUse;
 use server::Runner;
 
@@ -70,7 +75,7 @@ impl Launch {
         let run = own_directory()?;
         let name = std::process::id().to_string();
         let failed = |error| format!("{}: {error}", run.join(&name).display());
-        let face = Face::of(qemu, &run.join("face"), until)?;
+        let client = Client::of(qemu, &run.join("face"), None, until)?;
         let directory = InUse::make(&run, &name).map_err(failed)?;
         let job = Job {
             directory: directory.path().to_owned(),
@@ -78,10 +83,12 @@ impl Launch {
             device: self.device.to_string(),
             uid: None,
             memory: MEMORY,
-            connect_timeout: CONNECT_TIMEOUT,
+            way: Way::Socket {
+                connect_timeout: CONNECT_TIMEOUT,
+            },
         };
         server::start(directory, &job, &Runner::Process { log: None }, until)?;
-        Ok(face.arguments(&keeper::socket(&job.directory), self.addr))
+        Ok(client.arguments(&keeper::socket(&job.directory), self.addr))
     }
 }
 

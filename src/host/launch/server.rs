@@ -1,6 +1,7 @@
 //! Starts a keeper with its server, and waits until QEMU can connect.
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,8 @@ use crate::host::xenstore::wait;
 
 /// More than a keeper's answer.
 const MAX_ANSWER: u64 = 8192;
+/// How long a keeper that has failed may take to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// More than systemd-run says.
 const MAX_SAID: usize = 8192;
 
@@ -70,8 +73,13 @@ fn start_in(directory: &InUse, job: &Job, runner: &Runner, until: Instant) -> Re
         }
         Runner::Process { log } => Some(run_process(&program, job, log.as_deref())?),
     };
-    let keeper = accept(&listener, child.as_mut(), until)?;
-    answer(keeper, until)
+    let keeper = accept(&listener, child.as_mut(), until).inspect_err(|_| {
+        // It shall not find the next launcher's socket.
+        if let Some(child) = &mut child {
+            let _ = child.kill();
+        }
+    })?;
+    answer(&keeper, until).inspect_err(|_| leave(&keeper))
 }
 
 /// The unit, by systemd-run; only properties that systemd 219 knows.
@@ -156,8 +164,24 @@ fn accept(
     }
 }
 
+/// Tells a keeper to end, and waits until it has: the last thing that it does
+/// is to remove the directory, which another may have by then.
+fn leave(mut keeper: &UnixStream) {
+    let until = Instant::now() + PATIENCE;
+    let _ = keeper.shutdown(Shutdown::Write);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let _ = keeper.set_read_timeout(Some(left.max(Duration::from_millis(1))));
+        match keeper.read(&mut [0; 64]) {
+            Ok(1..) if !left.is_zero() => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
 /// Waits for the keeper's answer.
-fn answer(keeper: UnixStream, until: Instant) -> Result<(), String> {
+fn answer(keeper: &UnixStream, until: Instant) -> Result<(), String> {
     let left = until.saturating_duration_since(Instant::now());
     // Zero would be for ever.
     let left = left.max(Duration::from_millis(1));

@@ -3,25 +3,18 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
 use super::call::{Call, Caller, event_socket};
-use super::directory::InUse;
 use super::exec;
-use super::face::Face;
-use super::keeper::{Job, socket};
+use super::faces::{Start, device_model, none};
 use super::report::Report;
-use super::server::{self, Runner};
-use crate::host::config::{self, Config, DEVICE_MODELS, OnFailure, QEMU_WRAPPERS};
+use crate::host::config::{self, Config, OnFailure, QEMU_WRAPPERS};
 use crate::host::setting::Setting;
 use crate::host::xenstore::{Xenstore, wait};
-
-/// Where systemd runs the host, this exists.
-const SYSTEMD: &str = "/run/systemd/system";
-const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 /// How long xenstore may take for an answer, of the time to start.
 const XENSTORE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,12 +43,20 @@ pub fn wrapper(mut arguments: Vec<OsString>) -> Failed {
     };
     let report = Report::new(&config.log, about);
     let added = match call.domain {
-        Some(domain) => device(&config, trouble, domain, began, &report),
-        None => Ok(None),
+        Some(domain) => device(
+            &config,
+            trouble,
+            domain,
+            call.caller,
+            &arguments,
+            began,
+            &report,
+        ),
+        None => Ok(Vec::new()),
     };
     let why = match added {
         Ok(added) => {
-            arguments.extend(added.into_iter().flatten());
+            arguments.extend(added);
             match stock(&config, call.caller) {
                 Ok(stock) => exec(&stock, &arguments),
                 Err(why) => why,
@@ -70,15 +71,17 @@ pub fn wrapper(mut arguments: Vec<OsString>) -> Failed {
     Failed
 }
 
-/// What to add to QEMU's arguments, if anything. An error is the reason why
-/// the VM must not start.
+/// Starts a server, if the VM asks for the device, and returns what to add to
+/// QEMU's arguments. An error is the reason why the VM must not start.
 fn device(
     config: &Config,
     trouble: Option<String>,
     domain: u16,
+    caller: Caller,
+    arguments: &[OsString],
     began: Instant,
     report: &Report,
-) -> Result<Option<[OsString; 2]>, String> {
+) -> Result<Vec<OsString>, String> {
     let asked = match asked(config, domain) {
         Ok(asked) => asked,
         Err(why) => {
@@ -87,32 +90,39 @@ fn device(
         }
     };
     let Some((from, value)) = asked else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let setting = Setting::parse(&value).map_err(|why| format!("{from}: {why}"));
     let on_failure = match &setting {
         Ok(Some(setting)) => setting.on_failure.unwrap_or(config.on_failure),
-        Ok(None) => return Ok(None),
+        Ok(None) => return Ok(Vec::new()),
         Err(_) => config.on_failure,
     };
     let started = match (setting, trouble) {
         (_, Some(trouble)) => Err(trouble),
         (Err(why), None) => Err(why),
-        (Ok(None), None) => return Ok(None),
-        (Ok(Some(setting)), None) => start(config, &setting, domain, began),
+        (Ok(None), None) => return Ok(Vec::new()),
+        (Ok(Some(setting)), None) => Start {
+            config,
+            setting: &setting,
+            domain,
+            caller,
+            arguments,
+            began,
+        }
+        .start(),
     };
     match started {
-        Ok((face, added)) => {
-            let ms = began.elapsed().as_millis();
-            report.info(&format!(
-                "server ready after {ms} ms; device {}",
-                face.name()
-            ));
-            Ok(Some(added))
+        Ok(started) => {
+            let (ms, face) = (began.elapsed().as_millis(), started.face);
+            let instead = started.instead.map(|why| format!(", not ioreq: {why}"));
+            let instead = instead.unwrap_or_default();
+            report.info(&format!("server ready after {ms} ms; face {face}{instead}"));
+            Ok(started.added)
         }
         Err(why) if on_failure == OnFailure::Continue => {
             report.warning(&format!("{why}; starting without the device"));
-            Ok(None)
+            Ok(Vec::new())
         }
         Err(why) => Err(why),
     }
@@ -135,53 +145,6 @@ fn asked(config: &Config, domain: u16) -> Result<Option<(String, Vec<u8>)>, Stri
     Ok(Some(("SETTING".to_owned(), own)))
 }
 
-/// Starts the server.
-fn start(
-    config: &Config,
-    setting: &Setting,
-    domain: u16,
-    began: Instant,
-) -> Result<(Face, [OsString; 2]), String> {
-    let until = began + config.start_timeout;
-    let run = &config.run_directory;
-    let failed = |error| format!("{}: {error}", run.join(domain.to_string()).display());
-    let model = device_model(config)?;
-    let face = Face::of(&model, &run.join("face"), until)?;
-    let directory = InUse::make(run, &domain.to_string()).map_err(failed)?;
-    let server = config.server.clone();
-    let root = rustix::process::geteuid().is_root();
-    let seconds = u32::try_from(config.connect_timeout.as_secs()).unwrap_or(u32::MAX);
-    let job = Job {
-        directory: directory.path().to_owned(),
-        server: server
-            .map_or_else(std::env::current_exe, Ok)
-            .map_err(failed)?,
-        device: setting.device.to_string(),
-        // Who is not root has no other user to give.
-        uid: root.then_some(config.server_uid_base + u32::from(domain)),
-        memory: config.memory_max,
-        connect_timeout: seconds,
-    };
-    server::start(directory, &job, &runner(config, domain), until)?;
-    let addr = setting.addr.unwrap_or(config.addr);
-    Ok((face, face.arguments(&socket(&job.directory), Some(addr))))
-}
-
-fn runner(config: &Config, domain: u16) -> Runner {
-    let booted = Path::new(SYSTEMD).is_dir();
-    let installed = booted.then(|| PathBuf::from(SYSTEMD_RUN));
-    match config.systemd_run.clone().or(installed) {
-        Some(systemd_run) => Runner::Unit {
-            systemd_run,
-            name: format!("vgpu-stub-dom-{domain}.service"),
-            about: format!("vgpu-stub server of domain {domain}"),
-        },
-        None => Runner::Process {
-            log: Some(config.log.clone()),
-        },
-    }
-}
-
 fn stock(config: &Config, caller: Caller) -> Result<PathBuf, String> {
     let stock = match caller {
         Caller::Xenopsd => config
@@ -197,15 +160,6 @@ fn stock(config: &Config, caller: Caller) -> Result<PathBuf, String> {
         )),
         _ => Ok(stock),
     }
-}
-
-fn device_model(config: &Config) -> Result<PathBuf, String> {
-    let model = config.stock_device_model();
-    model.ok_or_else(|| none("DEVICE_MODEL", &DEVICE_MODELS))
-}
-
-fn none(key: &str, paths: &[&str]) -> String {
-    format!("none of {} exists; set {key}", paths.join(", "))
 }
 
 /// xenopsd waits 300 s for QEMU's socket, whatever becomes of the process. A
