@@ -36,6 +36,9 @@ pub(super) const RESTARTS: &str = "restarts";
 /// How long a successor may take to be ready; the first has the launcher's
 /// patience.
 const SUCCESSOR: Duration = Duration::from_secs(10);
+/// How long a server has after a signal to hear it too: systemd tells all
+/// processes of a unit, and the second signal would end it at once.
+const TOLD_TOO: Duration = Duration::from_secs(1);
 
 /// What a keeper is to do.
 #[derive(Clone, Debug)]
@@ -126,48 +129,67 @@ pub fn keep(job: &Job) -> Result<(), String> {
 }
 
 fn serve(job: &Job, directory: &InUse, launcher: &UnixStream) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|error| format!("cannot start a server: {error}"))?;
+    let renewable = matches!(job.way, Way::Domain { .. });
+    let mut signals =
+        Signals::new(renewable).map_err(|error| format!("cannot start a server: {error}"))?;
     child::limit(job);
-    let mut end = one(job, directory, &mut signals, Some(launcher))?;
+    let first = one(job, directory, &mut signals, Some(launcher))?;
+    let Way::Domain { id, devices } = &job.way else {
+        return first.result();
+    };
+    let end = match first.ready {
+        Some(_) => successors(job, directory, &mut signals, first, &|| {
+            xen::is_gone(devices, *id)
+        }),
+        None => first.result(),
+    };
+    end.map_err(|why| {
+        let state = directory.path().join(child::STATE);
+        match xen::remove_left(devices, *id, &state) {
+            Ok(()) => why,
+            Err(worse) => format!("{why}; {worse}"),
+        }
+    })
+}
+
+/// Has a server that was ready followed by others, as long as there is a domain
+/// to be served.
+fn successors(
+    job: &Job,
+    directory: &InUse,
+    signals: &mut Signals,
+    mut end: End,
+    is_gone: &dyn Fn() -> bool,
+) -> Result<(), String> {
     let mut restarts = Restarts::default();
     let mut count = 0_u32;
     loop {
-        let (Way::Domain { id, devices }, Some(ready)) = (&job.way, end.ready) else {
-            return end.result();
-        };
-        if end.well && !signals.renew {
+        let renew = std::mem::take(&mut signals.renew);
+        if end.well && !renew {
             return Ok(());
         }
         let why = end.how;
-        if signals.stop {
-            return Err(why);
-        }
-        let renew = std::mem::take(&mut signals.renew);
-        let wait = if renew {
-            Some(Duration::ZERO)
-        } else {
-            restarts.after(ready)
-        };
-        let Some(wait) = wait else {
-            return Err(format!("{why}; given up after {count} successors"));
+        let wait = match restarts.after(end.ready.unwrap_or_default()) {
+            _ if renew => Duration::ZERO,
+            Some(wait) => wait,
+            None => return Err(format!("{why}; given up after {count} successors")),
         };
         if signals.sleep(wait) {
-            return Ok(());
+            return Err(why);
         }
         // It may have been the domain's end that ended the server.
-        if let Err(gone) = xen::look(devices, *id) {
-            log::info!("{why}; {gone}");
+        if is_gone() {
+            log::info!("{why}; the domain is gone");
             return Ok(());
         }
         count += 1;
         log::warn!("{why}; starting successor {count} after {wait:?}");
         // The doctor tells of it.
         let _ = std::fs::write(directory.path().join(RESTARTS), format!("{count}\n{why}\n"));
-        let next = one(job, directory, &mut signals, None);
-        end = next.unwrap_or_else(|how| End {
+        end = one(job, directory, signals, None).unwrap_or_else(|how| End {
             how,
             well: false,
-            ready: Some(Duration::ZERO),
+            ready: None,
         });
     }
 }
@@ -195,7 +217,7 @@ impl End {
 /// What the keeper was told by signals.
 struct Signals {
     told_to_stop: UnixStream,
-    told_to_renew: UnixStream,
+    told_to_renew: Option<UnixStream>,
     /// End with the server.
     stop: bool,
     /// Another server is wanted, of the program as it is now.
@@ -203,7 +225,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    /// A server with a successor is renewable.
+    fn new(renewable: bool) -> io::Result<Signals> {
         let pipe = |signal| -> io::Result<UnixStream> {
             let (told, ours) = UnixStream::pair()?;
             signal_hook::low_level::pipe::register(signal, told)?;
@@ -212,7 +235,7 @@ impl Signals {
         };
         Ok(Signals {
             told_to_stop: pipe(SIGTERM)?,
-            told_to_renew: pipe(SIGHUP)?,
+            told_to_renew: renewable.then(|| pipe(SIGHUP)).transpose()?,
             stop: false,
             renew: false,
         })
@@ -222,7 +245,8 @@ impl Signals {
     fn take(&mut self) {
         let mut chunk = [0; 16];
         self.stop |= matches!((&self.told_to_stop).read(&mut chunk), Ok(1..));
-        self.renew |= matches!((&self.told_to_renew).read(&mut chunk), Ok(1..));
+        let renew = self.told_to_renew.as_ref();
+        self.renew |= renew.is_some_and(|mut renew| matches!(renew.read(&mut chunk), Ok(1..)));
     }
 
     /// Waits; `true` if it was told to stop meanwhile.
@@ -256,32 +280,44 @@ fn one(
         // It has not been waited for: the number is still its own.
         let _ = kill_process(id, signal);
     };
+    let mut tell_at = None;
     let until = launcher.is_none().then(|| Instant::now() + SUCCESSOR);
     loop {
+        let stop = &signals.told_to_stop;
+        let renew = signals.told_to_renew.as_ref().unwrap_or(stop);
         let mut fds = vec![
             PollFd::new(&output, PollFlags::IN),
-            PollFd::new(&signals.told_to_stop, PollFlags::IN),
-            PollFd::new(&signals.told_to_renew, PollFlags::IN),
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::new(renew, PollFlags::IN),
         ];
-        let mut timeout = None;
+        let mut next = tell_at;
         if let Some(ready) = &ready {
             fds.push(PollFd::new(ready, PollFlags::IN));
             fds.extend(launcher.map(|launcher| PollFd::new(launcher, PollFlags::IN)));
-            timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+            next = next.into_iter().chain(until).min();
         }
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let in_time = match poll(&mut fds, timeout.as_ref()) {
-            Ok(events) => events > 0,
-            Err(Errno::INTR) => true,
+        let left = next.map(|next: Instant| next.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 end(Signal::KILL);
                 return Err(failed(error.into()));
             }
-        };
+        }
+        let passed = |time: Option<Instant>| time.is_some_and(|time| time <= Instant::now());
         let events: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let event = |number: usize| events.get(number) == Some(&true);
         if event(1) || event(2) {
             signals.take();
+            let patience = match job.way {
+                Way::Domain { .. } if ready.is_none() => TOLD_TOO,
+                _ => Duration::ZERO,
+            };
+            tell_at.get_or_insert(Instant::now() + patience);
+        }
+        if passed(tell_at) {
+            tell_at = None;
             end(if signals.stop {
                 Signal::TERM
             } else {
@@ -298,7 +334,7 @@ fn one(
             if is_ready && launcher.is_some_and(|launcher| tell(launcher).is_err()) {
                 end(Signal::KILL);
             }
-        } else if event(4) || !in_time {
+        } else if event(4) || (ready.is_some() && passed(until)) {
             // The launcher has given up, or we do.
             ready = None;
             end(Signal::KILL);
@@ -318,4 +354,127 @@ fn one(
 /// The socket that QEMU connects to.
 pub(super) fn socket(directory: &Path) -> PathBuf {
     directory.join(SOCKET)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A directory in use, and a keeper that no signal reaches.
+    struct Kept {
+        _run: TempDir,
+        directory: InUse,
+        job: Job,
+        signals: Signals,
+        stop: UnixStream,
+    }
+
+    impl Kept {
+        /// `script` is told by `$ready` where its byte goes, and has a file
+        /// `$count` to count by.
+        fn new(script: &str) -> Kept {
+            let run = tempfile::tempdir().unwrap();
+            let directory = InUse::make(run.path(), "7").unwrap();
+            let server = run.path().join("server");
+            let head = "#!/bin/sh\ncount=${0%server}count\n\
+                while [ $1 != --ready-fd ]; do shift; done; ready=/proc/self/fd/$2\n";
+            fs::write(&server, format!("{head}{script}\n")).unwrap();
+            fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
+            let (stop, told_to_stop) = UnixStream::pair().unwrap();
+            told_to_stop.set_nonblocking(true).unwrap();
+            Kept {
+                job: Job {
+                    directory: directory.path().to_owned(),
+                    server,
+                    device: "stub".to_owned(),
+                    uid: None,
+                    memory: 1 << 30,
+                    // Xen's devices are not to be had here.
+                    way: Way::Socket { connect_timeout: 1 },
+                },
+                directory,
+                signals: Signals {
+                    told_to_stop,
+                    told_to_renew: None,
+                    stop: false,
+                    renew: false,
+                },
+                stop,
+                _run: run,
+            }
+        }
+
+        /// What becomes of the domain after a first server has died.
+        fn successors(&mut self, is_gone: bool) -> Result<(), String> {
+            let first = End {
+                how: "was killed".to_owned(),
+                well: false,
+                ready: Some(Duration::ZERO),
+            };
+            let path = socket(self.directory.path());
+            let is_gone = || {
+                // Each has another socket.
+                let _ = fs::remove_file(&path);
+                is_gone
+            };
+            successors(
+                &self.job,
+                &self.directory,
+                &mut self.signals,
+                first,
+                &is_gone,
+            )
+        }
+
+        fn restarts(&self) -> Option<String> {
+            fs::read_to_string(self.directory.path().join(RESTARTS)).ok()
+        }
+    }
+
+    #[test]
+    fn servers_that_die_are_followed_until_one_ends_well() {
+        let mut kept = Kept::new(
+            "echo >>$count\n\
+             case $(wc -l <$count) in\n\
+             1) kill -KILL $$;;\n\
+             2) echo >$ready; echo 'on fire'; exit 3;;\n\
+             3) echo >$ready;;\n\
+             esac",
+        );
+        assert_eq!(kept.successors(false), Ok(()));
+        let restarts = kept.restarts().unwrap();
+        assert!(restarts.starts_with("3\n"), "{restarts}");
+        assert!(
+            restarts.contains("server: ended with status 3: on fire"),
+            "{restarts}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_died_with_its_domain_has_no_successor() {
+        let mut kept = Kept::new("echo >>$count");
+        assert_eq!(kept.successors(true), Ok(()));
+        assert_eq!(kept.restarts(), None);
+    }
+
+    #[test]
+    fn who_is_told_to_stop_starts_no_other() {
+        let mut kept = Kept::new("echo >$ready");
+        kept.stop.write_all(&[1]).unwrap();
+        assert_eq!(kept.successors(false), Err("was killed".to_owned()));
+        assert_eq!(kept.restarts(), None);
+    }
+
+    #[test]
+    fn a_server_that_is_renewed_is_followed_whatever_its_end() {
+        let mut kept = Kept::new("echo >$ready");
+        kept.signals.renew = true;
+        assert_eq!(kept.successors(false), Ok(()));
+        assert!(kept.restarts().unwrap().starts_with("1\n"));
+    }
 }
