@@ -2,22 +2,23 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, OtherServer, Section, dispatch, kvm, qemu, shared, socket};
+use super::{Bench, OtherServer, Section, dispatch, kvm, qemu, shared, socket, xen};
 
 /// The rungs that are measured unless others are asked for. The third needs
-/// somebody else's server, the sixth runs inside a guest.
+/// somebody else's server, the sixth runs inside a guest, and the seventh makes
+/// one on a host that has others.
 pub const USUAL_RUNGS: [u8; 4] = [1, 2, 4, 5];
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
 pub struct Ladder {
-    /// The numbers of the rungs, 1 to 5.
+    /// The numbers of the rungs, 1 to 7; the sixth is not one of ours.
     pub rungs: Vec<u8>,
     /// This program, which is run again as a server of its own.
     pub program: PathBuf,
     /// The socket of another server: rung 3.
     pub socket_path: Option<PathBuf>,
-    /// The QEMU of rung 5; otherwise one is found or fetched.
+    /// The QEMU of rungs 5 and 7; otherwise one is found or, for rung 5, fetched.
     pub qemu: Option<PathBuf>,
 }
 
@@ -32,7 +33,7 @@ impl Ladder {
     /// Measures each rung once.
     fn climb(&self, bench: &Bench<'_>, other: Option<&OtherServer>) -> Vec<Section> {
         let mut sections = Vec::new();
-        for rung in 1..=5 {
+        for rung in 1..=7 {
             if bench.plan.interrupt.raised() {
                 break;
             }
@@ -45,7 +46,9 @@ impl Ladder {
                 }
                 3 => sections.extend(other.map(|other| other.measure(bench, &self.program))),
                 4 => sections.extend(kvm(bench, &self.program)),
-                _ => sections.extend(qemu(bench, &self.program, self.qemu.as_deref())),
+                5 => sections.extend(qemu(bench, &self.program, self.qemu.as_deref())),
+                7 => sections.extend(xen(bench, &self.program, self.qemu.as_deref())),
+                _ => {}
             }
         }
         sections

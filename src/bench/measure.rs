@@ -231,11 +231,16 @@ impl<'a> Bench<'a> {
 /// The context switches so far, of this thread and of all threads of `peer`.
 fn context_switches(peer: Option<u32>) -> f64 {
     let own = switches_of("/proc/thread-self/status".as_ref());
-    let tasks = peer.map(|peer| fs::read_dir(format!("/proc/{peer}/task")));
-    let tasks = tasks.into_iter().flatten().flatten().flatten();
-    own + tasks
+    own + peer.map_or(0.0, switches_of_process)
+}
+
+/// The same of all threads of a process.
+pub(super) fn switches_of_process(process: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{process}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks
         .map(|task| switches_of(&task.path().join("status")))
-        .sum::<f64>()
+        .sum()
 }
 
 /// Voluntary and other ones of one thread; none if it has ended.

@@ -27,6 +27,8 @@
 //! | [`kvm`](kvm()) | rung 4: a VM of our own |
 //! | [`qemu`](qemu()) | rung 5: QEMU, timed by a guest of its own |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
+//! | `bare` | the guest that rungs 5 and 7 run, and servers for it |
+//! | [`xen`](xen()) | rung 7: a guest of Xen's, timed by the same |
 
 mod bare;
 mod clock;
@@ -53,6 +55,8 @@ mod statistics;
 mod subject;
 mod tally;
 mod waiting;
+#[cfg_attr(not(feature = "xen"), path = "no_xen.rs")]
+mod xen;
 
 pub use clock::Clock;
 pub use compare::{Change, Compared, Comparison, Of, Verdict};
@@ -71,3 +75,4 @@ pub use socket::{OtherServer, socket};
 pub use statistics::{Spread, median, t_quantile, welch};
 pub use subject::{Subject, Trouble, timed};
 pub use tally::Tally;
+pub use xen::xen;

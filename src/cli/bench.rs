@@ -19,7 +19,7 @@ use super::progress::Line;
 ///
 /// Climbs a ladder: (1) endpoint and register, in process; (2) our server over
 /// a socket; (3) any other server, with --socket-path; (4) a VM of our own;
-/// (5) QEMU. Rows are taken interleaved with their floor, so that their ratios
+/// (5) QEMU; (7) Xen, in a dom0. Rows are taken interleaved with their floor, so that their ratios
 /// mean something on a busy machine. Ctrl-C keeps what is measured.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -27,9 +27,10 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Measure these rungs only, 1 to 5; 3 needs --socket-path.
+    /// Measure these rungs only, 1 to 5 or 7; 3 needs --socket-path, 7 a dom0
+    /// of Xen's, where it makes a guest.
     #[arg(long, value_name = "N[,N...]", value_delimiter = ',')]
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+    #[arg(value_parser = parse_rung)]
     rungs: Vec<u8>,
 
     /// Measure the vfio-user server that listens here as well. Its BAR is
@@ -37,7 +38,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "PATH")]
     socket_path: Option<PathBuf>,
 
-    /// Use this QEMU, instead of one that is found or fetched from Debian.
+    /// Use this QEMU, instead of one that is found or fetched from Debian; with
+    /// rung 7, as the device model.
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
 
@@ -84,10 +86,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     {
         return Err(Failure::peer(why));
     }
-    if args.qemu.is_some()
-        && let Some(why) = nothing_of(&report, 5)
-    {
-        return Err(Failure::failed(why));
+    for (rung, wanted) in [(5, args.qemu.is_some()), (7, true)] {
+        if wanted
+            && ladder.rungs.contains(&rung)
+            && !report.interrupted
+            && let Some(why) = nothing_of(&report, rung)
+        {
+            return Err(Failure::failed(why));
+        }
     }
     Ok(())
 }
@@ -186,6 +192,14 @@ fn ladder(args: &Args) -> Result<Ladder, Failure> {
         socket_path: args.socket_path.clone(),
         qemu: args.qemu.clone(),
     })
+}
+
+fn parse_rung(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(rung @ (1..=5 | 7)) => Ok(rung),
+        Ok(6) => Err("6 is guest-bench, which runs inside a guest".to_owned()),
+        _ => Err("a rung is a number from 1 to 5, or 7".to_owned()),
+    }
 }
 
 fn parse_cpus(text: &str) -> Result<Pinning, String> {

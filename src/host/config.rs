@@ -11,6 +11,7 @@ use thiserror::Error;
 pub use super::face::Wanted;
 pub use super::setting::{Address, OnFailure};
 use super::setting::{Setting, show};
+pub use crate::xen::DEVICE_MODELS;
 
 /// Names another configuration file.
 pub const VARIABLE: &str = "VGPU_STUB_CONFIG";
@@ -24,15 +25,6 @@ pub const QEMU_WRAPPERS: [&str; 4] = [
     "/usr/libexec/xen/bin/qemu-wrapper",
     "/usr/libexec/xenopsd/qemu-wrapper",
     "/usr/lib/xenopsd/qemu-wrapper",
-];
-
-/// Where a device model of Xen may be.
-pub const DEVICE_MODELS: [&str; 5] = [
-    "/usr/lib64/xen/bin/qemu-system-i386",
-    "/usr/libexec/xen-qemu-system-i386",
-    "/usr/libexec/xen/bin/qemu-system-i386",
-    "/usr/lib/xen/bin/qemu-system-i386",
-    "/usr/local/lib/xen/bin/qemu-system-i386",
 ];
 
 /// More than any file that a person writes.

@@ -36,3 +36,12 @@ pub use privcmd::{ForeignPages, ResourcePage};
 pub use rights::run_as;
 pub use seccomp::Seccomp;
 pub use serve::{End, Handle, ServeError, Server, Serving};
+
+/// Where a device model of Xen may be.
+pub const DEVICE_MODELS: [&str; 5] = [
+    "/usr/lib64/xen/bin/qemu-system-i386",
+    "/usr/libexec/xen-qemu-system-i386",
+    "/usr/libexec/xen/bin/qemu-system-i386",
+    "/usr/lib/xen/bin/qemu-system-i386",
+    "/usr/local/lib/xen/bin/qemu-system-i386",
+];

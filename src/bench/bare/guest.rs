@@ -26,6 +26,8 @@ pub(in crate::bench) const BATCH: u32 = 16;
 /// Where its code is, and how large; the table follows.
 const CODE: u64 = 0x10_0000;
 const CODE_SIZE: usize = 0x400;
+/// Whether it waits.
+const HOLD: u64 = CODE + CODE_SIZE as u64 + 16;
 /// Where the rows are, and how large each is.
 const ROWS: u32 = 0x10_0420;
 const ROW_SIZE: u32 = 32;
@@ -137,6 +139,9 @@ pub(in crate::bench) struct Task {
     pub(in crate::bench) slices: u32,
     /// Ticks that a slice should take.
     pub(in crate::bench) goal: u32,
+    /// Whether it waits, when it has found its devices, for
+    /// [`Memory::release`].
+    pub(in crate::bench) hold: bool,
 }
 
 impl Task {
@@ -160,7 +165,8 @@ impl Task {
         let mut word = |word: u32| image.extend(word.to_le_bytes());
         let end = ROWS + rows * ROW_SIZE;
         let head = [self.slices.max(1), self.goal, self.most(), end];
-        head.into_iter().chain([0; 4]).for_each(&mut word);
+        let hold = [u32::from(self.hold), 0, 0, 0];
+        head.into_iter().chain(hold).for_each(&mut word);
         for (operation, target) in &self.rows {
             let row = target.map_or([0; 4], |target| {
                 let (vendor, device) = target.id;
@@ -313,6 +319,16 @@ impl<R: Ram> Memory<R> {
         Ok(words.map(|&word| u32::from_le_bytes(word)).collect())
     }
 
+    /// Whether the guest has found its devices and waits, or would have.
+    pub(in crate::bench) fn is_held(&self) -> io::Result<bool> {
+        Ok(self.words(RESULTS + 16, 1)?[0] != 0)
+    }
+
+    /// Lets it begin.
+    pub(in crate::bench) fn release(&self) -> io::Result<()> {
+        self.0.write(&[0; 4], HOLD)
+    }
+
     /// How far the guest is.
     pub(in crate::bench) fn status(&self) -> io::Result<Status> {
         let words = self.words(RESULTS, 2)?;
@@ -390,6 +406,7 @@ mod tests {
             ],
             slices: 3,
             goal: 1000,
+            hold: true,
         }
     }
 

@@ -22,6 +22,7 @@
         .set GOAL, TABLE + 4            # ticks that a slice should take
         .set MOST, TABLE + 8            # samples in a slice, at most
         .set ROWS_END, TABLE + 12       # the end of the rows
+        .set HOLD, TABLE + 16           # not 0: wait until it is
         .set ROWS, TABLE + 32
 
         # A row, relative to %esi.
@@ -76,6 +77,8 @@ vgpu_stub_bench_guest:
         call .Lcalibrate
         call .Lresolve
         movl $RECORDS, RECORD
+1:      cmpl $0, HOLD
+        jne 1b
         call .Lsize
 .Lround: movl $ROWS, %esi
 1:      call .Lslice

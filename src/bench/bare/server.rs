@@ -84,6 +84,12 @@ impl Server {
         }
     }
 
+    /// Its last words, if it ended.
+    pub(in crate::bench) fn ended(&mut self) -> Option<String> {
+        let status = self.child.ended()?;
+        Some(self.child.last_words(&status.to_string()))
+    }
+
     /// Its process.
     pub(in crate::bench) fn id(&self) -> u32 {
         self.child.id()

@@ -123,6 +123,7 @@ impl<'a> Rung<'a> {
             // In TCG the guest's counter is the host's, in KVM it runs as
             // fast; where it does not, slices are longer or shorter.
             goal: ticks(bench.plan.slice, bench.clock.tick()),
+            hold: false,
         };
         Rung {
             bench,
