@@ -106,6 +106,13 @@ impl PciFunction {
         Ok(function)
     }
 
+    /// What it is and where, for who goes on with its state.
+    pub(super) fn name(&mut self) -> String {
+        let identity = self.endpoint.load(CONFIG_REGION, 0, 4).unwrap_or(u64::MAX);
+        let (device, vendor) = (identity >> 16 & 0xffff, identity & 0xffff);
+        format!("{vendor:04x}:{device:04x} at {}", self.slot)
+    }
+
     /// One access to config space: what a read gives. The machine has no way
     /// to the registers beyond 256 bytes.
     pub(super) fn config(&mut self, register: u32, size: usize, operation: Operation) -> u64 {

@@ -190,13 +190,10 @@ impl<'a> Slots<'a> {
         })
     }
 
-    /// The same, or what a server before us took and has not answered.
-    pub(super) fn take_unfinished(&self, vcpu: usize) -> Option<Request> {
+    /// What a server before us took and has not answered.
+    pub(super) fn begun(&self, vcpu: usize) -> Option<Request> {
         let word = self.word(vcpu, STATE).load(Ordering::Acquire);
-        match state(word) {
-            IN_PROCESS => Some(self.request(vcpu, word)),
-            _ => self.take(vcpu),
-        }
+        (state(word) == IN_PROCESS).then(|| self.request(vcpu, word))
     }
 
     /// Writes what a read gives. The vCPU does not look yet.
@@ -378,9 +375,9 @@ pub(super) mod tests {
         assert!(slots.has_request());
         let request = slots.take(3).unwrap();
         assert_eq!((slots.take(3), slots.has_request()), (None, false));
-        assert_eq!(slots.take_unfinished(3), Some(request));
+        assert_eq!(slots.begun(3), Some(request));
         slots.finish(3);
-        assert_eq!(slots.take_unfinished(3), None);
+        assert_eq!(slots.begun(3), None);
         request
     }
 
@@ -478,7 +475,7 @@ pub(super) mod tests {
                 let shift = next() % 64;
                 word.store(next() >> shift, Ordering::Relaxed);
             }
-            if let Some(Request::Repeated(repeated)) = slots.take_unfinished(0) {
+            if let Some(Request::Repeated(repeated)) = slots.take(0).or_else(|| slots.begun(0)) {
                 let (lowest, last) = repeated.bounds();
                 assert!(lowest <= last && last - lowest < MAX_MOVED);
             }

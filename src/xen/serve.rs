@@ -7,6 +7,8 @@
 //! that sleeps so takes three system calls: a read, the notification, and the
 //! write that unmasks, after the guest was told to go on.
 
+mod start;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,7 +19,8 @@ use thiserror::Error;
 
 use super::dispatch::{Dispatch, Memory};
 use super::function::{PciFunction, Slot};
-use super::ioreq::{MAX_VCPUS, Request, Slots};
+use super::ioreq::{Request, Slots};
+use super::kept::{Kept, KeptError, NotedRanges, Unopened};
 use super::ranges::{Refused, Routes};
 use super::{
     BusMaster, Domain, EventChannels, GuestMemory, Injector, LocalPort, Range, ResourcePage,
@@ -43,6 +46,9 @@ pub enum ServeError {
         /// Where.
         slot: Slot,
     },
+    /// The state file cannot be used.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// A device's guest memory could not be set up.
     #[error("guest memory: {0}")]
     Memory(#[from] MapError),
@@ -74,6 +80,7 @@ pub struct Server {
     memory: Arc<GuestMemory>,
     polling: Polling,
     functions: Vec<PciFunction>,
+    state: Option<Unopened>,
 }
 
 impl Server {
@@ -86,6 +93,7 @@ impl Server {
             channels: Arc::new(channels),
             polling: Polling::default(),
             functions: Vec::new(),
+            state: None,
         }
     }
 
@@ -112,60 +120,6 @@ impl Server {
             .push(PciFunction::new(slot, endpoint, memory)?);
         Ok(())
     }
-
-    /// Makes the server known to Xen. From now on the guest sees the devices,
-    /// and waits wherever it uses one, until [`Serving::run`].
-    ///
-    /// # Errors
-    ///
-    /// See [`ServeError`]; then nothing is left in Xen.
-    pub fn start(self) -> Result<Serving, ServeError> {
-        let domain = self.domain.clone();
-        let id = domain.create_server()?;
-        self.enabled(id).inspect_err(|_| {
-            // The first failure is the one to tell.
-            let _ = domain.destroy_server(id);
-        })
-    }
-
-    /// Enables a new server. Nobody waits for it yet.
-    fn enabled(self, id: ServerId) -> Result<Serving, ServeError> {
-        // Before it is enabled: Xen writes its ports into the page then.
-        let page = self.domain.ioreq_page(id)?;
-        self.domain.set_enabled(id, true)?;
-        let serving = self.bound(id, page)?;
-        serving.show()?;
-        Ok(serving)
-    }
-
-    /// Binds the ports of an enabled server.
-    fn bound(self, id: ServerId, page: ResourcePage) -> Result<Serving, ServeError> {
-        let all = Slots::new(page.words(), MAX_VCPUS);
-        let remote = (0..all.len()).map(|vcpu| all.remote_port(vcpu));
-        let ports: Result<Vec<LocalPort>, XenError> = remote
-            .take_while(|port| *port != 0)
-            .map(|port| self.channels.bind(self.domain.id(), port))
-            .collect();
-        let ports = ports?;
-        let routes = XenRoutes {
-            domain: self.domain.clone(),
-            id,
-        };
-        let mut dispatch = Dispatch::new(routes, self.memory);
-        dispatch.functions = self.functions;
-        Ok(Serving {
-            id,
-            page,
-            // All of them and what wakes us.
-            signalled: vec![LocalPort::default(); ports.len() + 1],
-            ports,
-            dispatch,
-            stop: Arc::new(AtomicU8::new(GO_ON)),
-            spin: self.polling.spin(),
-            channels: self.channels,
-            domain: self.domain,
-        })
-    }
 }
 
 /// No [`End`] was asked for.
@@ -176,6 +130,7 @@ pub struct Serving {
     domain: Arc<Domain>,
     id: ServerId,
     page: ResourcePage,
+    kept: Option<Kept>,
     channels: Arc<EventChannels>,
     /// Our end of each vCPU's.
     ports: Vec<LocalPort>,
@@ -197,6 +152,11 @@ impl Serving {
         if end == End::Remove {
             self.remove();
         }
+        if end != End::Leave
+            && let Some(kept) = self.kept
+        {
+            kept.remove();
+        }
         Ok(end)
     }
 
@@ -213,16 +173,6 @@ impl Serving {
             stop: self.stop.clone(),
             waker: self.channels.waker(),
         }
-    }
-
-    /// Has Xen send us the accesses to config space: the guest finds the
-    /// functions.
-    fn show(&self) -> Result<(), XenError> {
-        for function in &self.dispatch.functions {
-            let range = Range::Function(function.slot.bdf());
-            self.domain.map_range(self.id, &range)?;
-        }
-        Ok(())
     }
 
     fn answer_until_stopped(&mut self) -> io::Result<End> {
@@ -259,7 +209,8 @@ impl Serving {
         let mut any = false;
         for (vcpu, port) in self.ports.iter().enumerate() {
             if let Some(request) = slots.take(vcpu) {
-                answer(&mut self.dispatch, slots, vcpu, &request);
+                let kept = self.kept.as_mut();
+                answer(&mut self.dispatch, kept, slots, vcpu, &request);
                 // A domain that is dying has no such port any more.
                 let _ = self.channels.notify(*port);
                 any = true;
@@ -300,6 +251,7 @@ impl Serving {
 #[inline]
 fn answer<R: Routes, M: Memory>(
     dispatch: &mut Dispatch<R, M>,
+    kept: Option<&mut Kept>,
     slots: Slots<'_>,
     vcpu: usize,
     request: &Request,
@@ -308,7 +260,16 @@ fn answer<R: Routes, M: Memory>(
     if let Some(value) = outcome.value {
         slots.put(vcpu, value);
     }
+    let touched = outcome.touched.and_then(|number| {
+        let function = dispatch.functions.get(number)?;
+        Some((kept?, number, &function.endpoint))
+    });
+    let Some((kept, number, endpoint)) = touched else {
+        return slots.finish(vcpu);
+    };
+    kept.commit(number, vcpu, endpoint);
     slots.finish(vcpu);
+    kept.answered(number);
 }
 
 /// Looks after a server from another thread.
@@ -355,10 +316,15 @@ fn asked_for(stop: &AtomicU8) -> Option<End> {
 struct XenRoutes {
     domain: Arc<Domain>,
     id: ServerId,
+    /// For a successor.
+    notes: Option<NotedRanges>,
 }
 
 impl Routes for XenRoutes {
     fn map(&self, first: u64, last: u64) -> Result<(), Refused> {
+        if let Some(notes) = &self.notes {
+            notes.note(first, last);
+        }
         let range = Range::Memory(first..=last);
         let mapped = self.domain.map_range(self.id, &range);
         mapped.map_err(|error| match error {
@@ -371,6 +337,9 @@ impl Routes for XenRoutes {
         let range = Range::Memory(first..=last);
         if let Err(error) = self.domain.unmap_range(self.id, &range) {
             log::debug!("{error}");
+        }
+        if let Some(notes) = &self.notes {
+            notes.forget(first, last);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,6 +15,7 @@ use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use vgpu_stub::endpoint::Endpoint;
+use vgpu_stub::xen::kept::Unopened;
 use vgpu_stub::xen::{
     Domain, DomainId, End, EventChannels, ServeError, Server, Serving, Slot, XenError,
 };
@@ -46,6 +48,15 @@ pub(super) struct XenArgs {
     /// With --xen: use this inherited descriptor of /dev/xen/evtchn.
     #[arg(long, value_name = "N", requires = "xen")]
     evtchn_fd: Option<RawFd>,
+
+    /// With --xen: keep in this file, best on a tmpfs, what a successor goes on
+    /// from if this server is killed. One that finds it goes on.
+    #[arg(long, value_name = "PATH", requires = "xen")]
+    state: Option<PathBuf>,
+
+    /// With --xen: use this inherited descriptor of a state file.
+    #[arg(long, value_name = "N", requires = "xen", conflicts_with = "state")]
+    state_fd: Option<RawFd>,
 }
 
 pub(super) fn run(args: &Args, id: DomainId) -> Result<(), Failure> {
@@ -86,6 +97,9 @@ pub(super) fn run(args: &Args, id: DomainId) -> Result<(), Failure> {
 fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
     let (domain, channels) = open(&args.xen, id)?;
     let mut server = Server::new(domain, channels).polling(polling(args));
+    if let Some(file) = state(&args.xen)? {
+        server = server.state(file);
+    }
     for (device, slot) in args.devices.iter().zip(slots(&args.devices)?) {
         let kind = device.choice.kind();
         let builder = kind
@@ -121,6 +135,16 @@ fn open(args: &XenArgs, id: DomainId) -> Result<(Domain, EventChannels), Failure
         Ok((domain, channels))
     };
     opened().map_err(Failure::failed)
+}
+
+/// The state file, if there is to be one.
+fn state(args: &XenArgs) -> Result<Option<Unopened>, Failure> {
+    let file = match (&args.state, args.state_fd) {
+        (Some(path), _) => Unopened::at(path),
+        (None, Some(number)) => Unopened::from_fd(inherited::take(number)?),
+        (None, None) => return Ok(None),
+    };
+    file.map(Some).map_err(Failure::failed)
 }
 
 /// Where each device goes: those without a place take the next free one.

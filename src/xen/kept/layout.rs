@@ -124,6 +124,6 @@ fn pack(name: &str) -> [u64; NAME] {
 /// The name in a file; what cannot be printed is left out.
 pub(super) fn unpack(name: &[u64; NAME]) -> String {
     let bytes = name.iter().flat_map(|word| word.to_ne_bytes());
-    let printed = bytes.filter(u8::is_ascii_graphic);
+    let printed = bytes.filter(|byte| byte.is_ascii_graphic() || *byte == b' ');
     printed.map(char::from).collect()
 }

@@ -19,6 +19,9 @@ impl NotedRanges {
     /// Before a range is registered.
     pub fn note(&self, first: u64, last: u64) {
         let pairs = self.0.words().as_chunks::<2>().0;
+        if self.iter().any(|range| range == (first..=last)) {
+            return;
+        }
         let free = |pair: &&[AtomicU64; 2]| pair[0].load(Ordering::Relaxed) == 0;
         if let Some([end, start]) = pairs.iter().find(free) {
             start.store(first, Ordering::Relaxed);
@@ -38,10 +41,13 @@ impl NotedRanges {
 
     /// All of them: a successor unregisters those that it does not want.
     pub fn all(&self) -> Vec<RangeInclusive<u64>> {
+        self.iter().collect()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = RangeInclusive<u64>> {
         let pairs = self.0.words().as_chunks::<2>().0.iter();
         pairs
             .map(|[end, start]| start.load(Ordering::Relaxed)..=end.load(Ordering::Acquire))
             .filter(|range| *range.end() != 0 && !range.is_empty())
-            .collect()
     }
 }
