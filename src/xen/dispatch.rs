@@ -223,3 +223,6 @@ impl<R: Routes, M: Memory> Dispatch<R, M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
