@@ -4,6 +4,9 @@
 pub mod config;
 pub mod doctor;
 pub mod face;
+mod kind;
 pub mod launch;
 pub mod setting;
 pub mod xenstore;
+
+pub use kind::is_pvh;

@@ -4,10 +4,10 @@
 //! straight to this process; QEMU is not in the path and needs neither patch
 //! nor argument. docs/xen.md has the whole story.
 //!
-//! Linux's drivers are used directly. rust-vmm's crate for them (`xen-sys`) has
-//! been a pre-release without these requests since it was announced, and those
-//! that wrap Xen's C libraries (`libxen-sys`, `xenctrl`) bind a program to one
-//! version of Xen.
+//! Linux's drivers are used directly. rust-vmm's crate for them (`xen-ioctls`)
+//! is on no registry and knows neither PCI functions nor MSIs; those that wrap
+//! Xen's C libraries (`libxen-sys`, `xenctrl`) bind a program to one version of
+//! Xen.
 
 mod dispatch;
 mod dm_op;

@@ -95,6 +95,10 @@ pub(super) fn run(args: &Args, id: DomainId) -> Result<(), Failure> {
 
 /// Makes all devices and has Xen send their accesses.
 fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
+    #[cfg(feature = "host")]
+    if vgpu_stub::host::is_pvh(id) {
+        return Err(Failure::failed(XenError::NotHvm(id)));
+    }
     let (domain, channels) = open(&args.xen, id)?;
     let mut server = Server::new(domain, channels).polling(polling(args));
     if let Some(file) = state(&args.xen)? {
