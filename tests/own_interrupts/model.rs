@@ -79,18 +79,22 @@ impl Model {
     fn send(&mut self) -> Vec<(u64, u32)> {
         let mut sent = Vec::new();
         let may_send = self.command & command::BUS_MASTER != 0;
-        let (msix_enabled, msi_enabled) = (self.msix_enabled(), self.msi_enabled());
+        let enabled = self.msix_enabled();
         let all_masked = self.msix_control & msix::FUNCTION_MASK != 0;
         for (vector, number) in self.msix.iter_mut().zip(0..) {
-            vector.pending &= msix_enabled;
+            vector.pending &= enabled;
             if vector.pending && may_send && !all_masked && !vector.masked {
                 vector.pending = false;
                 sent.push((ADDRESS, number));
             }
         }
-        let vectors = self.msi_vectors();
+        let vectors = if self.msi_enabled() {
+            self.msi_vectors()
+        } else {
+            0
+        };
         for (vector, number) in self.msi.iter_mut().zip(0u32..) {
-            vector.pending &= msi_enabled && (number as usize) < vectors;
+            vector.pending &= (number as usize) < vectors;
             if vector.pending && may_send && !vector.masked {
                 vector.pending = false;
                 sent.push((MSI_ADDRESS, 0x4000 | number));
