@@ -8,6 +8,7 @@
 mod device_model;
 mod documentation;
 mod elf;
+mod face;
 mod hostile;
 mod live;
 mod logs;

@@ -55,8 +55,8 @@ fn where_the_host_says_so_a_bad_setting_means_no_device() {
 #[test]
 fn a_broken_configuration_stops_a_vm_with_the_device() {
     for (key, value, why) in [
-        ("COLOUR", "red", "config:7: there is no key 'COLOUR'"),
-        ("ADDR", "0x99", "config:7: ADDR=0x99 is not a PCI slot"),
+        ("COLOUR", "red", "config:8: there is no key 'COLOUR'"),
+        ("ADDR", "0x99", "config:8: ADDR=0x99 is not a PCI slot"),
         ("START_TIMEOUT", "4 ", "START_TIMEOUT=4 \n"),
         (
             "ON_FAILURE",

@@ -86,8 +86,22 @@ impl Host {
         setting: &str,
         tests: &[&str],
     ) -> Result<Domain, RigError> {
+        self.guest_with(name, setting, tests, &[])
+    }
+
+    /// The same, with further arguments for its device model.
+    pub(crate) fn guest_with(
+        &self,
+        name: &str,
+        setting: &str,
+        tests: &[&str],
+        arguments: &[&str],
+    ) -> Result<Domain, RigError> {
         let line = format!("patience=60000 {}", tests.join(" "));
         let domain = Domain::new(name, "guest.elf", &line).device_model("/share/before");
+        let domain = arguments
+            .iter()
+            .fold(domain, |domain, argument| domain.argument(argument));
         self.dom0.file("setting", &format!("{setting}\n"))?;
         self.dom0.file(&format!("{name}.cfg"), &domain.text())?;
         Ok(domain)
@@ -152,7 +166,8 @@ impl Host {
         self.dom0.read(name)
     }
 
-    fn run_for(&mut self, guest: &Domain, script: &str) -> Result<(), RigError> {
+    /// Runs a script about a guest, whose name replaces `@NAME@` in it.
+    pub(crate) fn run_for(&mut self, guest: &Domain, script: &str) -> Result<(), RigError> {
         self.dom0
             .run_well(&script.replace("@NAME@", guest.name()), LIMIT)
     }

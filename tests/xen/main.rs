@@ -3,6 +3,7 @@
 
 mod bare;
 mod host;
+mod launched;
 #[path = "../rig/mod.rs"]
 mod rig;
 
@@ -32,7 +33,7 @@ fn a_guest_drives_the_device_through_debians_device_model() -> Result<(), RigErr
         return Ok(());
     };
     let mut host = Host::new(xen, &[])?;
-    let guest = host.guest("vfio", "stub,vectors=16", &TESTS)?;
+    let guest = host.guest("vfio", "stub,vectors=16,face=vfio-user", &TESTS)?;
     host.create(&guest)?;
     host.passes(&guest, &TESTS)?;
     let added = host.added_arguments();
@@ -60,7 +61,7 @@ fn a_guest_drives_the_device_through_the_shim() -> Result<(), RigError> {
     dom0.program("qemu", qemu.program())?;
     // With names, threads can be told apart.
     let start = "/usr/bin/qemu -L /usr/share/qemu -L /usr/share/seabios -name debug-threads=on";
-    let mut host = Host::with(dom0, start, &[])?;
+    let mut host = Host::with(dom0, start, &["FACE=shim"])?;
     let guest = host.guest("shim", "true", &TESTS)?;
     host.create(&guest)?;
     host.passes(&guest, &TESTS)?;

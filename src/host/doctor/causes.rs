@@ -124,6 +124,7 @@ const CAUSES: [Cause; 17] = [
         words: &[
             &["PCI: slot", "not available for"],
             &["PCI: no slot/function available"],
+            &["is taken by QEMU's"],
         ],
         means: "another device has this PCI slot",
         remedy: &[

@@ -12,6 +12,7 @@ mod causes;
 mod device_model;
 mod drop_in;
 mod elf;
+mod face;
 mod findings;
 mod host;
 mod log_lines;
@@ -38,12 +39,13 @@ struct Group {
 }
 
 /// All groups, in the order of the runbook.
-const GROUPS: [&Group; 7] = [
+const GROUPS: [&Group; 8] = [
     &basics::GROUP,
     &device_model::GROUP,
     &backups::GROUP,
     &wrapper::GROUP,
     &vm::GROUP,
+    &face::GROUP,
     &server::GROUP,
     &logs::GROUP,
 ];

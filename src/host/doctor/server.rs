@@ -4,14 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::client::{Client, Options};
+use crate::host::launch;
 
-use super::Group;
 use super::findings::{Check, Findings, Severity};
 use super::host::{Host, RUN};
 use super::processes;
 use super::repair::Fix;
 use super::text::quoted;
 use super::view::Kind;
+use super::{Group, face};
 
 const UNIT: Check = Check::broken(
     "server.unit",
@@ -24,6 +25,10 @@ const ACCESS: Check = Check::warning(
     "server.access",
     "who may come to the directory and the socket",
 );
+const RESTARTS: Check = Check::warning(
+    "server.restarts",
+    "whether a server past QEMU had to be started again",
+);
 const ANSWERS: Check = Check::broken(
     "server.answers",
     "whether servers of one's own (vgpu-stub@NAME) answer as vfio-user says",
@@ -33,7 +38,7 @@ const STALE: Check = Check::warning("server.stale", "directories of domains that
 pub(super) const GROUP: Group = Group {
     name: "server",
     checks: &[
-        &UNIT, &PROCESS, &SOCKET, &LISTENS, &ACCESS, &ANSWERS, &STALE,
+        &UNIT, &PROCESS, &SOCKET, &LISTENS, &ACCESS, &RESTARTS, &ANSWERS, &STALE,
     ],
     look,
 };
@@ -86,6 +91,13 @@ fn server(host: &Host, domain: u32, findings: &mut Findings) {
     }
     access(host, &directory, findings);
     process(host, domain, &directory, findings);
+    if face::is_past_qemu(host, domain) {
+        for check in [&SOCKET, &LISTENS] {
+            findings.skip(check, format!("domain {domain} has the face ioreq"));
+        }
+        restarts(host, domain, &directory, findings);
+        return;
+    }
     match host.view.facts(&socket) {
         Ok(facts) if facts.kind == Kind::Socket => {
             findings.ok(&SOCKET, &socket);
@@ -104,6 +116,24 @@ fn server(host: &Host, domain: u32, findings: &mut Findings) {
                 .remedy(again(host, domain));
         }
     }
+}
+
+/// A server that died was replaced, and its guest went on; yet it died.
+fn restarts(host: &Host, domain: u32, directory: &str, findings: &mut Findings) {
+    let Ok(text) = host.view.text(format!("{directory}/{}", launch::RESTARTS)) else {
+        findings.ok(&RESTARTS, format!("domain {domain}: never"));
+        return;
+    };
+    let mut lines = text.lines();
+    let count = lines.next().unwrap_or_default();
+    let why = lines.next().unwrap_or_default();
+    findings
+        .found_in(
+            &RESTARTS,
+            format!("domain {domain}: {count} times, the last time because {why}"),
+        )
+        .remedy(journal(domain))
+        .advice("the guest has gone on; report why the server ended");
 }
 
 fn unit(host: &Host, domain: u32, findings: &mut Findings) {

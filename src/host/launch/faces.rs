@@ -20,7 +20,7 @@ const SYSTEMD: &str = "/run/systemd/system";
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 /// The face of a domain's server, in the server's directory.
-pub(crate) const FACE: &str = "face";
+pub(in crate::host) const FACE: &str = "face";
 
 /// A server that is to be started.
 pub(super) struct Start<'a> {

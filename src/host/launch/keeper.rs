@@ -31,7 +31,7 @@ pub(super) const LAUNCHER: &str = "launcher";
 /// QEMU's.
 pub(super) const SOCKET: &str = "socket";
 /// How often the server was started again, and why the last time.
-pub(super) const RESTARTS: &str = "restarts";
+pub(in crate::host) const RESTARTS: &str = "restarts";
 
 /// How long a successor may take to be ready; the first has the launcher's
 /// patience.

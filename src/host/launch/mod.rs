@@ -29,8 +29,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+pub(super) use faces::FACE;
+pub(super) use keeper::RESTARTS;
 pub use keeper::{Job, Way, keep};
 pub use wrapper::{Failed, wrapper};
+pub(super) use xen::{MAX_SERVERS, servers};
 
 use super::config::Address;
 use crate::devices::Choice;

@@ -10,7 +10,7 @@ use crate::xen::kept::{Found, Unopened};
 use crate::xen::{Domain, DomainId, ServerId};
 
 /// As many as Xen allows a domain.
-pub(crate) const MAX_SERVERS: u16 = 8;
+pub(in crate::host) const MAX_SERVERS: u16 = 8;
 
 /// Whether a domain can have an ioreq server of ours, as far as it can be known
 /// without making one.
@@ -45,7 +45,7 @@ pub(super) fn descriptors(devices: &Path, domain: u16) -> Result<(OwnedFd, Owned
 /// # Errors
 ///
 /// One line: why it cannot be known.
-pub(crate) fn servers(devices: &Path, domain: u16) -> Result<usize, String> {
+pub(in crate::host) fn servers(devices: &Path, domain: u16) -> Result<usize, String> {
     let domain = Domain::from_fd(id(domain)?, open(devices, "privcmd")?);
     domain.vcpus().map_err(said)?;
     let all = (0..MAX_SERVERS).map(ServerId::new);
