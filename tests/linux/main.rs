@@ -128,3 +128,35 @@ fn linux_sees_and_drives_the_device_on_q35() {
     let golden = include_str!("lspci-q35.txt");
     linux_sees_and_drives_the_device(Machine::Q35, "01.0", golden);
 }
+
+/// Binds the module that gives a program the function's interrupts, and drives
+/// the device: `tests/rig/linux/drive.c`.
+const DRIVE: &str = "
+    for module in uio uio_pci_generic; do insmod /modules/$module.ko.xz; done
+    echo 1af4 1111 >/sys/bus/pci/drivers/uio_pci_generic/new_id
+    drive 0000:00:02.0 || exit
+    grep -o 'IO-APIC.*uio_pci_generic' /proc/interrupts
+";
+
+/// What it says.
+const DRIVEN: [&str; 5] = ["widths", "strings", "dma", "interrupts", "processors"];
+
+#[test]
+fn a_program_in_linux_drives_the_device_on_two_processors() {
+    let run = || -> Result<Vec<String>, RigError> {
+        let linux = Linux::ready()?;
+        let server = Server::start(&["stub"])?;
+        let lines = linux.run(DRIVE, |qemu| {
+            let qemu = qemu.arg("-smp").arg("2");
+            qemu.vfio_user(&server.socket(0), &json!({}))
+        })?;
+        server.stop()?;
+        Ok(lines)
+    };
+    let Some(lines) = or_skip(run()) else {
+        return;
+    };
+    let said = DRIVEN.map(|part| format!("drive: {part}"));
+    assert_eq!(lines[..lines.len() - 1], said);
+    assert!(lines[DRIVEN.len()].contains("fasteoi"), "{lines:?}");
+}

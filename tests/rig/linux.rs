@@ -1,10 +1,11 @@
 //! A real Linux guest: Debian's cloud kernel and an initramfs made here.
 //!
 //! The initramfs holds busybox, `lspci`, `bar` (`linux/bar.c`: reads and
-//! writes registers) and the script of the test. There are no kernel modules,
-//! for PCI and the serial port are built in, and no `pci.ids`: numbers do not
-//! change when Debian updates its list, so the output of
-//! `lspci -nn` can be compared with a file.
+//! writes registers), `drive` (`linux/drive.c`: drives the stub) and the script
+//! of the test. PCI and the serial port are built in, so the only modules are
+//! those that `drive` needs, in `/modules`. There is no `pci.ids`: numbers do
+//! not change when Debian updates its list, so the output of `lspci -nn` can be
+//! compared with a file.
 
 use std::fs;
 use std::io::Write;
@@ -49,8 +50,11 @@ const END: &str = "=== vgpu-stub: end ";
 /// Under TCG it boots in seconds; a loaded machine may need more.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 
+/// What gives a function's interrupts to a program, in this order.
+const MODULES: [&str; 2] = ["uio", "uio_pci_generic"];
+
 /// Says nothing on the serial port unless it fails, then ends QEMU.
-const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off \
+pub(crate) const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off \
     8250.nr_uarts=1 no_timer_check rcupdate.rcu_expedited=1 i8042.noaux i8042.nokbd";
 
 /// A Linux that can be booted any number of times.
@@ -59,6 +63,7 @@ pub(crate) struct Linux {
     tree: Tree,
     kernel: PathBuf,
     bar: PathBuf,
+    drive: PathBuf,
 }
 
 impl Linux {
@@ -74,12 +79,17 @@ impl Linux {
     fn prepare() -> Result<Self, RigError> {
         let tree = Tree::obtain(&RECIPE, process::NEVER)?;
         let kernel = kernel_in(&tree.path("boot"))?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/linux/bar.c");
-        let arguments = ["-static", "-O2", "-Wall", "-Wextra", "-Werror"];
-        let mut arguments = arguments.map(str::to_owned).to_vec();
-        arguments.push(source.display().to_string());
-        let bar = compile("bar", &arguments, &[source])?;
-        Ok(Self { tree, kernel, bar })
+        Ok(Self {
+            tree,
+            kernel,
+            bar: program("bar")?,
+            drive: program("drive")?,
+        })
+    }
+
+    /// The kernel's image.
+    pub(crate) fn kernel(&self) -> &Path {
+        &self.kernel
     }
 
     /// Debian's `lspci`, to be run on this machine.
@@ -136,7 +146,13 @@ impl Linux {
             .keep(initramfs))
     }
 
-    fn initramfs(&self, programs: &[(&str, &Path)], script: &str) -> Result<Vec<u8>, RigError> {
+    /// An initramfs that runs the script and turns the machine off, with
+    /// further static programs.
+    pub(crate) fn initramfs(
+        &self,
+        programs: &[(&str, &Path)],
+        script: &str,
+    ) -> Result<Vec<u8>, RigError> {
         let mut archive = Archive::default();
         archive.character_device("dev/console", 5, 1);
         archive.program("init", include_bytes!("linux/init"));
@@ -149,6 +165,7 @@ impl Linux {
             Ok(())
         };
         add("bin/bar", &self.bar)?;
+        add("bin/drive", &self.drive)?;
         add("bin/busybox", &tree.path(BUSYBOX))?;
         add("bin/lspci", &tree.path(LSPCI))?;
         for (name, path) in programs {
@@ -163,12 +180,27 @@ impl Linux {
         let kernel = self.kernel.file_name().unwrap_or_default();
         let kernel = kernel.to_string_lossy();
         let release = kernel.trim_start_matches(KERNEL);
+        let modules = format!("usr/lib/modules/{release}/kernel/drivers/uio");
+        for module in MODULES {
+            let name = format!("{module}.ko.xz");
+            add(&format!("modules/{name}"), &tree.path(&modules).join(&name))?;
+        }
         for index in MODULE_INDEXES {
             let path = format!("lib/modules/{release}/modules.{index}.bin");
             archive.program(&path, &EMPTY_INDEX);
         }
         Ok(archive.finish())
     }
+}
+
+/// Compiles a program of the directory beside this file.
+fn program(name: &str) -> Result<PathBuf, RigError> {
+    let source = format!("tests/rig/linux/{name}.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let arguments = ["-static", "-O2", "-Wall", "-Wextra", "-Werror"];
+    let mut arguments = arguments.map(str::to_owned).to_vec();
+    arguments.push(source.display().to_string());
+    compile(name, &arguments, &[source])
 }
 
 /// A copy without debugging information, which is most of what a test's build
