@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Bench, OtherServer, Section, dispatch, kvm, qemu, shared, socket, xen};
+use super::{Bench, OtherServer, Section, XenHost, dispatch, kvm, qemu, shared, socket};
 
 /// The rungs that are measured unless others are asked for. The third needs
 /// somebody else's server, the sixth runs inside a guest, and the seventh makes
@@ -27,11 +27,19 @@ impl Ladder {
     pub fn measure(&self, bench: &Bench<'_>) -> Vec<Section> {
         let path = self.socket_path.as_deref();
         let other = path.map(|path| OtherServer::look(path, &bench.plan.interrupt));
-        bench.in_runs(|bench| self.climb(bench, other.as_ref()))
+        let qemu = self.qemu.as_deref();
+        let wanted = self.rungs.contains(&7);
+        let host = wanted.then(|| XenHost::look(bench, qemu));
+        bench.in_runs(|bench| self.climb(bench, other.as_ref(), host.as_ref()))
     }
 
     /// Measures each rung once.
-    fn climb(&self, bench: &Bench<'_>, other: Option<&OtherServer>) -> Vec<Section> {
+    fn climb(
+        &self,
+        bench: &Bench<'_>,
+        other: Option<&OtherServer>,
+        host: Option<&XenHost>,
+    ) -> Vec<Section> {
         let mut sections = Vec::new();
         for rung in 1..=7 {
             if bench.plan.interrupt.raised() {
@@ -47,7 +55,7 @@ impl Ladder {
                 3 => sections.extend(other.map(|other| other.measure(bench, &self.program))),
                 4 => sections.extend(kvm(bench, &self.program)),
                 5 => sections.extend(qemu(bench, &self.program, self.qemu.as_deref())),
-                7 => sections.extend(xen(bench, &self.program, self.qemu.as_deref())),
+                7 => sections.extend(host.map(|host| host.measure(bench, &self.program))),
                 _ => {}
             }
         }

@@ -28,7 +28,7 @@
 //! | [`qemu`](qemu()) | rung 5: QEMU, timed by a guest of its own |
 //! | [`guest`](guest()) | rung 6: a register, from inside any Linux |
 //! | `bare` | the guest that rungs 5 and 7 run, and servers for it |
-//! | [`xen`](xen()) | rung 7: a guest of Xen's, timed by the same |
+//! | [`xen`](XenHost) | rung 7: a guest of Xen's, timed by the same |
 
 mod bare;
 mod clock;
@@ -75,4 +75,4 @@ pub use socket::{OtherServer, socket};
 pub use statistics::{Spread, median, t_quantile, welch};
 pub use subject::{Subject, Trouble, timed};
 pub use tally::Tally;
-pub use xen::xen;
+pub use xen::XenHost;

@@ -13,8 +13,9 @@ use crate::debian::{Error, cache};
 /// The name in the user's PATH.
 const NAME: &str = "qemu-system-x86_64";
 
-/// How long QEMU may take to say what it is.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long QEMU may take to say what it is: more than a second only on a
+/// machine that is busy or interpreted.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A QEMU that can be started.
 #[derive(Debug)]

@@ -41,17 +41,26 @@ const TICK: Duration = Duration::from_millis(50);
 /// Until the guest has found its devices: a fraction of a second.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Measures a guest of this host's Xen, with the device model at `given` or the
-/// host's own. `program` is ours, to serve the devices.
-pub fn xen(bench: &Bench<'_>, program: &Path, given: Option<&Path>) -> Vec<Section> {
-    match Host::find(bench, given) {
-        Ok(host) => vec![Rung::new(bench, program, &host).section()],
-        // Whoever interrupted us knows why there is none.
-        Err(_) if bench.plan.interrupt.raised() => Vec::new(),
-        Err(trouble) => {
-            let mut section = Section::new(RUNG, "Xen");
-            section.gap("xen.*", trouble);
-            vec![section]
+/// This machine, if it is a host of Xen's: looked at once, as its answers take
+/// longer than a guest.
+#[derive(Debug)]
+pub struct XenHost(Result<Host, Trouble>);
+
+impl XenHost {
+    /// With the device model at `given`, or its own.
+    pub fn look(bench: &Bench<'_>, given: Option<&Path>) -> Self {
+        XenHost(Host::find(bench, given))
+    }
+
+    /// Measures a guest of its Xen. `program` is ours, to serve the devices.
+    pub fn measure(&self, bench: &Bench<'_>, program: &Path) -> Section {
+        match &self.0 {
+            Ok(host) => Rung::new(bench, program, host).section(),
+            Err(trouble) => {
+                let mut section = Section::new(RUNG, "Xen");
+                section.gap("xen.*", trouble);
+                section
+            }
         }
     }
 }
