@@ -165,8 +165,7 @@ impl<'a> Slots<'a> {
 
     /// Xen's event channel for a vCPU, once the server is enabled.
     pub(super) fn remote_port(&self, vcpu: usize) -> u32 {
-        // The word's lower half.
-        (self.word(vcpu, STATE).load(Ordering::Acquire) & u64::from(u32::MAX)) as u32
+        halves(self.word(vcpu, STATE).load(Ordering::Acquire)).0
     }
 
     /// Whether any vCPU waits for us.
@@ -222,12 +221,14 @@ impl<'a> Slots<'a> {
         let flags = word >> FLAGS_SHIFT;
         let data = load(DATA);
         let is_read = flags & IS_READ != 0;
-        let operation = match is_read {
-            true => Operation::Read,
-            false => Operation::Write(data),
+        let operation = if is_read {
+            Operation::Read
+        } else {
+            Operation::Write(data)
         };
-        let (address, counts) = (load(ADDRESS), load(COUNT));
-        let (count, size) = (counts as u32, (counts >> 32) as usize);
+        let address = load(ADDRESS);
+        let (count, size) = halves(load(COUNT));
+        let size = size as usize;
         let is_pointer = flags & IS_POINTER != 0;
         let unfit = Request::Unfit {
             is_read: is_read && !is_pointer,
@@ -249,9 +250,10 @@ impl<'a> Slots<'a> {
             })
             .map_or(unfit, Request::Repeated),
             TYPE_CONFIG if matches!(size, 1 | 2 | 4) && count == 1 && !is_pointer => {
+                let (register, function) = halves(address);
                 Request::Config {
-                    function: (address >> 32) as u32,
-                    register: address as u32,
+                    function,
+                    register,
                     size,
                     operation,
                 }
@@ -272,6 +274,13 @@ fn state(word: u64) -> u64 {
     word >> FLAGS_SHIFT & STATE_MASK
 }
 
+/// The lower half and the upper one.
+#[allow(clippy::cast_possible_truncation, reason = "the halves are meant")]
+#[inline]
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
 /// If they are not too many and their addresses do not wrap.
 fn repeated(repeated: Repeated) -> Option<Repeated> {
     let bytes = u64::from(repeated.count) * repeated.size as u64;
@@ -279,9 +288,10 @@ fn repeated(repeated: Repeated) -> Option<Repeated> {
         return None;
     }
     let before_last = bytes - repeated.size as u64;
-    let lowest = match repeated.is_backwards {
-        true => repeated.address.checked_sub(before_last)?,
-        false => repeated.address,
+    let lowest = if repeated.is_backwards {
+        repeated.address.checked_sub(before_last)?
+    } else {
+        repeated.address
     };
     lowest.checked_add(bytes - 1)?;
     Some(repeated)

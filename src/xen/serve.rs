@@ -179,9 +179,13 @@ impl Serving {
         // What the guest asked for before the ports were bound has no event.
         let mut masked = 0;
         loop {
-            while self.round() {}
+            let any = self.round();
+            // Each time: guests need not come to an end.
             if let Some(end) = asked_for(&self.stop) {
                 return Ok(end);
+            }
+            if any {
+                continue;
             }
             let slots = Slots::new(self.page.words(), self.ports.len());
             let stop = &self.stop;

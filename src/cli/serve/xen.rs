@@ -17,7 +17,8 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use vgpu_stub::endpoint::Endpoint;
 use vgpu_stub::xen::kept::Unopened;
 use vgpu_stub::xen::{
-    Domain, DomainId, End, EventChannels, ServeError, Server, Serving, Slot, XenError,
+    Domain, DomainId, End, EventChannels, Handle, Seccomp, ServeError, Server, Serving, Slot,
+    XenError, run_as,
 };
 
 use super::{Args, DeviceArg, Failure, Pidfile, polling, tell_ready};
@@ -57,31 +58,59 @@ pub(super) struct XenArgs {
     /// With --xen: use this inherited descriptor of a state file.
     #[arg(long, value_name = "N", requires = "xen", conflicts_with = "state")]
     state_fd: Option<RawFd>,
+
+    /// With --xen: run as this user, in the group of the same number and in no
+    /// other, once Xen's drivers and the state file are open.
+    #[arg(
+        long,
+        value_name = "UID",
+        requires = "xen",
+        value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
+    )]
+    uid: Option<u32>,
+
+    /// With --xen: what becomes of this process if it makes a system call that
+    /// it does not need once it is ready.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "ACTION",
+        default_value_t,
+        requires = "xen"
+    )]
+    seccomp: SeccompArg,
+}
+
+/// What `--seccomp` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum SeccompArg {
+    /// The kernel ends it.
+    #[default]
+    Kill,
+    /// The kernel notes it in its log.
+    Log,
+    /// Nothing.
+    None,
 }
 
 pub(super) fn run(args: &Args, id: DomainId) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let serving = start(args, id)?;
-    let _pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     let handle = serving.handle();
     let worker = thread::Builder::new()
         .name("ioreq".to_owned())
         .spawn(move || serving.run())
         .map_err(Failure::failed)?;
-    tell_ready(args.ready_fd)?;
-
-    while !worker.is_finished() {
-        match signals.wait(LOOK).map_err(Failure::failed)? {
-            None if handle.is_alive() => continue,
-            None => handle.stop(End::Gone),
-            Some(SIGHUP) => handle.stop(End::Leave),
-            Some(_) => handle.stop(End::Remove),
-        }
-        // Ending takes a moment; who asks again will not wait for it.
-        signals.end_at_once_from_now_on();
-        break;
+    let announced = announce(args);
+    match &announced {
+        Ok(_) => look_after(&handle, &mut signals, || worker.is_finished())?,
+        // Nobody knows of it: who waits for it would do so for ever.
+        Err(_) if args.xen.keeps_state() => handle.stop(End::Leave),
+        Err(_) => handle.stop(End::Remove),
     }
-    match worker.join() {
+    let end = worker.join();
+    let _pidfile = announced?;
+    match end {
         Ok(Ok(End::Gone)) => log::info!("domain {id}: gone"),
         Ok(Ok(End::Remove)) => log::info!("domain {id}: its devices are gone"),
         Ok(Ok(End::Leave)) => {
@@ -93,18 +122,75 @@ pub(super) fn run(args: &Args, id: DomainId) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Tells whoever waits that the devices are there, and gives up the system
+/// calls that were needed until now.
+fn announce(args: &Args) -> Result<Option<Pidfile>, Failure> {
+    let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    // To tell systemd takes a socket.
+    tell_ready(args.ready_fd)?;
+    args.xen.seccomp().apply().map_err(|error| {
+        Failure::failed(format!("seccomp: {error}; --seccomp none does without"))
+    })?;
+    Ok(pidfile)
+}
+
+/// Waits until a signal comes, the domain is gone, or the server has ended by
+/// itself.
+fn look_after(
+    handle: &Handle,
+    signals: &mut Signals,
+    has_ended: impl Fn() -> bool,
+) -> Result<(), Failure> {
+    while !has_ended() {
+        let end = match signals.wait(LOOK).map_err(Failure::failed)? {
+            None if handle.is_alive() => continue,
+            None => End::Gone,
+            Some(SIGHUP) => End::Leave,
+            Some(_) => End::Remove,
+        };
+        handle.stop(end);
+        // Ending takes a moment; who asks again will not wait for it.
+        signals.end_at_once_from_now_on();
+        break;
+    }
+    Ok(())
+}
+
+impl XenArgs {
+    /// Whether a successor could go on.
+    fn keeps_state(&self) -> bool {
+        self.state.is_some() || self.state_fd.is_some()
+    }
+
+    fn seccomp(&self) -> Seccomp {
+        match self.seccomp {
+            SeccompArg::Kill => Seccomp::Kill,
+            SeccompArg::Log => Seccomp::Log,
+            SeccompArg::None => Seccomp::None,
+        }
+    }
+}
+
 /// Makes all devices and has Xen send their accesses.
 fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
     #[cfg(feature = "host")]
     if vgpu_stub::host::is_pvh(id) {
         return Err(Failure::failed(XenError::NotHvm(id)));
     }
+    let slots = slots(&args.devices)?;
     let (domain, channels) = open(&args.xen, id)?;
     let mut server = Server::new(domain, channels).polling(polling(args));
     if let Some(file) = state(&args.xen)? {
         server = server.state(file);
     }
-    for (device, slot) in args.devices.iter().zip(slots(&args.devices)?) {
+    if let Some(uid) = args.xen.uid {
+        run_as(uid).map_err(|error| {
+            Failure::failed(format!(
+                "--uid {uid}: {error}; start as root, or leave it out"
+            ))
+        })?;
+    }
+    for (device, slot) in args.devices.iter().zip(slots) {
         let kind = device.choice.kind();
         let builder = kind
             .builder(device.choice.options())
@@ -165,9 +251,7 @@ fn slots(devices: &[DeviceArg]) -> Result<Vec<Slot>, Failure> {
             )));
         }
         device.slot.or_else(|| free.next()).ok_or_else(|| {
-            Failure::usage(format!(
-                "no place is left behind 0000:00:1f.0; give each device a bdf= of its own"
-            ))
+            Failure::usage("no place is left up to 0000:00:1f.0; give devices a bdf= of their own")
         })
     });
     each.collect()
