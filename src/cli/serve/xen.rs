@@ -190,6 +190,7 @@ fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
             ))
         })?;
     }
+    let mut added = Vec::new();
     for (device, slot) in args.devices.iter().zip(slots) {
         let kind = device.choice.kind();
         let builder = kind
@@ -200,9 +201,13 @@ fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
             ServeError::Taken { .. } => Failure::usage(error),
             error => Failure::failed(error),
         })?;
-        log::info!("domain {id}: {} at {slot}", kind.name);
+        added.push((kind.name, slot));
     }
-    server.start().map_err(Failure::failed)
+    let serving = server.start().map_err(Failure::failed)?;
+    for (name, slot) in added {
+        log::info!("domain {id}: {name} at {slot}");
+    }
+    Ok(serving)
 }
 
 /// Opens Xen's drivers, unless somebody did, and gives up all rights but those
