@@ -276,7 +276,7 @@ impl Signals {
             flag::register_conditional_shutdown(signal, 1, at_once.clone())?;
         }
         let (read, write) = UnixStream::pair()?;
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly::default(), all)?;
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
         Ok(Signals { delivery, at_once })
     }
 
