@@ -26,13 +26,11 @@ pub(crate) fn read(memory: &VolatileSlice<'_>, data: &mut [u8]) -> Option<()> {
 
 /// Copies `data` to the first bytes of `memory`, if it has as many.
 pub(crate) fn write(memory: &VolatileSlice<'_>, data: &[u8]) -> Option<()> {
-    let stored = if let Ok(bytes) = data.try_into() {
-        memory.store(u32::from_ne_bytes(bytes), 0, Ordering::Release)
-    } else if let Ok(bytes) = data.try_into() {
-        memory.store(u64::from_ne_bytes(bytes), 0, Ordering::Release)
-    } else {
-        memory.write_slice(data, 0)
+    // Neither works if it is not aligned.
+    let stored = match (data.try_into(), data.try_into()) {
+        (Ok(bytes), _) => memory.store(u32::from_ne_bytes(bytes), 0, Ordering::Release),
+        (_, Ok(bytes)) => memory.store(u64::from_ne_bytes(bytes), 0, Ordering::Release),
+        _ => memory.write_slice(data, 0),
     };
-    // It was not aligned.
     stored.or_else(|_| memory.write_slice(data, 0)).ok()
 }

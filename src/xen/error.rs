@@ -67,7 +67,7 @@ pub enum XenError {
     )]
     NoFreeServer(DomainId),
     /// The kernel or Xen cannot.
-    #[error("domain {domain}: {what} is not supported; it needs Xen 4.11 and Linux 4.18")]
+    #[error("domain {domain}: {what} is not supported; it needs Xen 4.13 and Linux 4.18")]
     Unsupported {
         /// The domain.
         domain: DomainId,

@@ -9,6 +9,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 
 /// A request's number: Linux's `_IOC(_IOC_NONE, driver, number, size)`.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "asserted in the first line"
+)]
 const fn number<T>(driver: u8, number: u8) -> u32 {
     assert!(size_of::<T>() < 1 << 14);
     (size_of::<T>() as u32) << 16 | (driver as u32) << 8 | number as u32
@@ -48,8 +52,11 @@ pub(super) unsafe fn call_with_pointers<T>(
     argument: &mut T,
 ) -> Result<u32, Errno> {
     let argument: *mut T = argument;
-    // The type of the number is the C library's.
-    #[allow(clippy::cast_possible_wrap, reason = "bits, not a quantity")]
+    #[allow(
+        clippy::cast_possible_wrap,
+        clippy::cast_lossless,
+        reason = "bits, in a type of the C library's"
+    )]
     let request = request as libc::Ioctl;
     // SAFETY: the descriptor is open, and the caller promises the rest.
     let answer = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) };

@@ -158,7 +158,6 @@ pub struct ResourcePage(Mapping);
 impl ResourcePage {
     /// The page as 512 words.
     #[inline]
-    #[expect(clippy::cast_ptr_alignment, reason = "a page is aligned to more")]
     pub fn words(&self) -> &[AtomicU64; 512] {
         const { assert!(size_of::<[AtomicU64; 512]>() == PAGE) };
         // SAFETY: one page, there as long as `self` is, since the driver said
