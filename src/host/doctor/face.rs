@@ -88,9 +88,10 @@ fn severity(host: &Host) -> Option<Severity> {
 const OTHERWISE: &str = "with FACE=auto a VM gets the device through QEMU instead";
 
 fn ioreq(host: &Host, severity: Severity, findings: &mut Findings) {
-    if !host.view.exists("/proc/xen/capabilities") && !host.view.exists(VERSION) {
+    let capabilities = host.view.text("/proc/xen/capabilities");
+    if !capabilities.is_ok_and(|text| text.contains("control_d")) {
         for check in [&DEVICES, &KERNEL, &XEN] {
-            findings.skip(check, "no Xen runs here");
+            findings.skip(check, "no dom0 runs here");
         }
         return;
     }
@@ -123,6 +124,10 @@ fn devices(host: &Host, severity: Severity, findings: &mut Findings) {
         |_| "/dev/xen".into(),
         |config| config.xen_devices.display().to_string(),
     );
+    if !host.view.exists("/dev") {
+        findings.skip(&DEVICES, "no /dev here");
+        return;
+    }
     for (name, module) in [("privcmd", "xen-privcmd"), ("evtchn", "xen-evtchn")] {
         let path = format!("{directory}/{name}");
         if !host.view.exists(&path) {
