@@ -8,44 +8,57 @@ use super::host::LIMIT;
 use super::rig::xen::{Answer, Dom0, Domain, Rig};
 use super::rig::{Guest, RigError};
 
-/// What every script can call. `serve NAME ARGUMENTS...` starts a server for a
-/// domain and waits until it is ready; `ends NAME` waits for its end and says
-/// how it ended, or that it did not; `gone` waits until there is no domain but
-/// dom0. What a server says is in NAME.said.
+/// What every script can call:
+///
+/// - `start NAME ARGUMENTS...` starts a server for a domain, `ready NAME` waits
+///   until it serves, `serve` does both;
+/// - `server NAME` says its process id; `ends NAME` waits for its end and says
+///   how it ended, or fails;
+/// - `gone` waits until there is no domain but dom0.
+///
+/// What a server says is in NAME.said. To start a process is slow in there: a
+/// loop over these functions starts few.
 const FUNCTIONS: &str = r#"
-number() { xl domid $1 >/run/$1.domain && cat /run/$1.domain; }
+number() { xl domid $1 >/run/$1.domain; }
 start() {
     name=$1
     shift
     rm -f /run/$name.ready /run/$name.pid /run/$name.status
-    mkfifo /run/$name.ready
+    read -r domain </run/$name.domain
     (
-        exec 9>/run/$name.ready
-        vgpu-stub serve --xen $(cat /run/$name.domain) --ready-fd 9 "$@" 3>&- &
+        vgpu-stub serve --xen $domain --ready-fd 9 "$@" 9>/run/$name.ready &
         echo $! >/run/$name.pid
-        exec 9>&-
         wait $!
         echo $? >/run/$name.status
-    ) </dev/null >>/share/$name.said 2>&1 &
+    ) </dev/null >>/share/$name.said 2>&1 3>&- &
 }
-ready() { read -t 60 line </run/$1.ready; }
+ready() {
+    until [ -s /run/$1.ready ]; do
+        [ ! -s /run/$1.status ] || return
+        usleep 20000
+    done
+}
 serve() {
-    [ -e /run/$1.domain ] || number $1 >/dev/null || return
     start "$@"
     ready $1 || { cat /share/$1.said; return 1; }
 }
-server() { cat /run/$1.pid; }
+server() {
+    until [ -s /run/$1.pid ]; do usleep 10000; done
+    read -r pid </run/$1.pid
+    echo $pid
+}
 ends() {
     tries=0
     until [ -s /run/$1.status ]; do
-        [ $((tries += 1)) -le 200 ] || { echo "still runs"; return 1; }
-        usleep 50000
+        [ $((tries += 1)) -le 500 ] || { echo "still runs"; return 1; }
+        usleep 20000
     done
-    cat /run/$1.status
+    read -r status </run/$1.status
+    echo $status
 }
 gone() {
     tries=0
-    while [ $(xl list | wc -l) -gt 2 ]; do
+    until [ $(xl list | wc -l) = 2 ]; do
         [ $((tries += 1)) -le 20 ] || { xl list; return 1; }
     done
 }

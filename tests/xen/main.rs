@@ -4,6 +4,7 @@
 mod bare;
 mod host;
 mod launched;
+mod native;
 mod refusals;
 #[path = "../rig/mod.rs"]
 mod rig;
