@@ -1,6 +1,7 @@
 //! The device in an HVM guest under a real Xen, put there by the launcher in
 //! front of `xl`'s device model.
 
+mod adopt;
 mod bare;
 mod host;
 mod launched;
