@@ -3,6 +3,7 @@
 
 mod adopt;
 mod bare;
+mod death;
 mod host;
 mod launched;
 mod native;
