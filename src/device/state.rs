@@ -103,7 +103,9 @@ impl<'a> StateReader<'a> {
     pub fn new(words: &'a [u64]) -> Result<Self, StateError> {
         let (sum, words) = words.split_last().ok_or(StateError::Short)?;
         let mut expected = Sum::NEW;
-        words.iter().for_each(|word| expected.add(*word));
+        for word in words {
+            expected.add(*word);
+        }
         if expected.value() != *sum {
             return Err(StateError::Torn);
         }

@@ -271,7 +271,7 @@ impl Kept {
     /// The place of a copy: the one that was there before has ended.
     fn place(&self, serial: u64) -> Option<&[AtomicU64; Self::COPY]> {
         let (places, _) = self.copies.words().as_chunks();
-        places.get((serial % Self::COPIES as u64) as usize)
+        places.get(usize::try_from(serial % Self::COPIES as u64).ok()?)
     }
 
     fn put(&self, copy: &Copy) {

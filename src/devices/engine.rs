@@ -47,7 +47,7 @@ impl Engine {
         let mover = Mover::new(shared.clone(), dma);
         // Room for all jobs, a kick of the ring and one that a successor resumes.
         let room = MAX_JOBS as usize + 3;
-        let worker = Worker::new("stub-engine", room, move |work| mover.take(work));
+        let worker = Worker::new("stub-engine", room, move |work| mover.take(&work));
         Engine { shared, worker }
     }
 

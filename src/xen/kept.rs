@@ -300,7 +300,7 @@ impl Kept {
 
     /// The server was destroyed: nothing is left for a successor.
     pub fn remove(self) {
-        give_up(self.mapping.words());
+        header::invalidate(self.mapping.words());
         self.file.remove();
     }
 
@@ -391,5 +391,7 @@ fn read(
 /// author.
 #[cold]
 fn give_up(words: &[AtomicU64]) {
-    header::invalidate(words);
+    if header::invalidate(words) {
+        log::error!("a device's state changes its length: nothing is kept from now on");
+    }
 }

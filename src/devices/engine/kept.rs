@@ -7,7 +7,7 @@ use super::{MAX_JOBS, Order};
 use crate::device::{Journal, KeptMemory, StateError, StateReader, StateWriter};
 
 /// What is moved between two notes of how far it is.
-pub(super) const CHUNK: usize = 4096;
+pub(super) const CHUNK: u32 = 4096;
 
 /// What to move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,9 @@ impl Progress {
             self.in_ring.into(),
             self.retiring as u32,
         ];
-        words.iter().for_each(|word| state.put(*word));
+        for word in words {
+            state.put(word);
+        }
         state.put(self.bytes);
         state.put(self.interrupts);
     }
@@ -121,7 +123,7 @@ const PROGRESS: usize = 13 + 2 + 1;
 const JOB: usize = 5;
 
 const JOBS: usize = MAX_JOBS as usize * JOB;
-const HELD: usize = CHUNK / 8;
+const HELD: usize = CHUNK as usize / 8;
 
 /// The engine's part of the kept memory.
 #[derive(Debug)]

@@ -41,11 +41,11 @@ impl Mover {
         Mover { shared, dma }
     }
 
-    pub(super) fn take(&self, work: Work) {
+    pub(super) fn take(&self, work: &Work) {
         // Nobody else takes it but a reset, which waits for us first.
         let progress = &mut *self.shared.progress();
         match work {
-            Work::Dma(job) => self.job(progress, &job),
+            Work::Dma(job) => self.job(progress, job),
             Work::Ring => {
                 let ring = self.shared.look_at_ring();
                 if !self.shared.draining() {
@@ -130,7 +130,7 @@ impl Mover {
     ) -> Result<(), DmaError> {
         let is_kept = self.shared.memory().is_some();
         while progress.moved < length && !self.shared.draining() {
-            let most = if is_kept { CHUNK as u32 } else { STRIDE };
+            let most = if is_kept { CHUNK } else { STRIDE };
             let size = most.min(length - progress.moved);
             // An address that wraps is not mapped.
             let at = |start: u64| start.saturating_add(progress.moved.into());
@@ -159,7 +159,7 @@ impl Mover {
         destination: u64,
         size: u32,
     ) -> Result<(), DmaError> {
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [0; CHUNK as usize];
         let chunk = &mut chunk[..size as usize];
         let Some(memory) = self.shared.memory() else {
             return Ok(());

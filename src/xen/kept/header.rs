@@ -21,7 +21,7 @@ const MAX_VCPUS: usize = 128;
 /// Its words behind the first, with their sum. It is always as long.
 const SIZE: usize = 5 + MAX_VCPUS + 1 + MAX_FUNCTIONS * DESCRIPTION + 1;
 const DESCRIPTION: usize = NAME + 3;
-const _: () = assert!(1 + SIZE <= HEADER);
+const _: () = assert!(SIZE < HEADER);
 
 /// Words of an ioreq (xen/include/public/hvm/ioreq.h), and which one has
 /// `vp_eport`, in its low half.
@@ -103,8 +103,9 @@ impl Header {
         let nothing = Description::default();
         for number in 0..MAX_FUNCTIONS {
             let function = self.functions.get(number).unwrap_or(&nothing);
-            function.name.iter().for_each(|word| state.put(*word));
-            function.sizes.iter().for_each(|size| state.put(*size));
+            for word in function.name.iter().chain(&function.sizes) {
+                state.put(*word);
+            }
         }
     }
 
@@ -164,11 +165,10 @@ impl Header {
     }
 }
 
-/// From now on nothing is kept.
-pub(super) fn invalidate(words: &[AtomicU64]) {
-    if let Some(magic) = words.first() {
-        magic.store(0, Ordering::Release);
-    }
+/// From now on nothing is kept; whether anything was.
+pub(super) fn invalidate(words: &[AtomicU64]) -> bool {
+    let magic = words.first();
+    magic.is_some_and(|magic| magic.swap(0, Ordering::AcqRel) != 0)
 }
 
 fn get_words<const N: usize>(state: &mut StateReader<'_>) -> Result<[u64; N], StateError> {
