@@ -29,11 +29,12 @@ until [ $(xl domid vgpu-stub-bench-$bench 2>/dev/null || echo 0) -ge 2 ]; do
     usleep 200000
 done
 kill -INT $bench
-wait $bench || exit 3
+wait $bench
+[ $? -eq 1 ] || exit 3
 cat hist >/share/hist
-! xl domid vgpu-stub-bench-$bench || exit 4
+[ $(xl list | wc -l) -eq 2 ] || exit 4
 ! pidof vgpu-stub || exit 5
-! grep -q vgpu-stub-bench /proc/*/cmdline || exit 6
+! grep -q 'vgpu-stub-benc[h]' /proc/*/cmdline || exit 6
 ";
 
 const DEVICES: [&str; 4] = ["edu", "vfio-user", "ioreq", "ioreq-adaptive"];
@@ -86,15 +87,21 @@ fn a_guest_of_xens_is_measured_and_an_interrupt_leaves_nothing() -> Result<(), R
     for row in &section.rows {
         assert_eq!(row.partial, None, "{}", row.name);
         assert_eq!(row.runs.len(), 1, "{}", row.name);
-        assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{}", row.name);
+        let has_floor = DEVICES[1..]
+            .iter()
+            .any(|it| row.name.ends_with(&format!(".{it}")));
+        let is_access = !row.name.starts_with("xen.setup.");
+        assert_eq!(row.floor.is_some(), has_floor && is_access, "{}", row.name);
         assert!(row.summary.min > 0.0, "{}: {:?}", row.name, row.summary);
     }
-    // Asleep after each access, and woken by the next.
-    let switches = row(&report, "xen.read.ioreq").context_switches.unwrap();
-    assert!((0.9..2.2).contains(&switches), "{switches} switches");
-    let says = "of ioreq for each access, besides notifications: 1.0 reads and 1.0 writes";
-    let said = |note: &String| note.contains(says);
+    let says = "System calls of the server of ioreq";
+    let said = |note: &String| note.starts_with(says);
     assert!(section.notes.iter().any(said), "{:?}", section.notes);
+    let switches = row(&report, "xen.read.ioreq").context_switches;
+    assert!(
+        switches.is_some_and(|switches| switches > 0.0),
+        "{switches:?}"
+    );
     costs_three_calls(&dom0.read("hist"));
     Ok(())
 }
@@ -109,11 +116,13 @@ fn costs_three_calls(hist: &str) {
         found.map(|(_, count)| count).sum()
     };
     let all: f64 = calls.iter().map(|(_, count)| count).sum();
+    assert!(of(ioctl) > 20.0, "{hist}");
+    // Each is notified of; some are found before the server has slept.
+    assert!(of(read) <= of(ioctl), "{calls:?}");
+    assert!(of(write) <= of(ioctl), "{calls:?}");
+    // The beginning and the end of two threads, however many accesses.
     let others = all - of(read) - of(write) - of(ioctl);
-    assert!(of(read) > 100.0, "{hist}");
-    // A BAR that moves is an operation or two, and a thread has its beginning.
-    assert!(of(write) <= of(read) + 4.0, "{calls:?}");
-    assert!(others < 100.0, "{calls:?}");
+    assert!(others < 60.0, "{calls:?}");
 }
 
 #[test]

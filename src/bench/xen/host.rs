@@ -22,6 +22,8 @@ const XL_LIMIT: Duration = Duration::from_secs(120);
 pub(super) struct Host {
     /// As Xen says it.
     version: String,
+    /// What it says that a tick of the processor's counter is, in nanoseconds.
+    pub(super) tick: Option<f64>,
     pub(super) qemu: Program,
     /// Where that is.
     pub(super) device_model: PathBuf,
@@ -39,7 +41,7 @@ impl Host {
             let why = "this is a guest of Xen's; measure in its dom0";
             return Err(Trouble(why.to_owned()));
         }
-        let version = xl(bench, &["info", "xen_version"])?;
+        let info = xl(bench, &["info"])?;
         let found = || {
             DEVICE_MODELS
                 .iter()
@@ -50,7 +52,8 @@ impl Host {
             Trouble("cannot find Xen's device model; give its path with --qemu".to_owned())
         })?;
         Ok(Host {
-            version: version.trim().to_owned(),
+            version: value(&info, "xen_version").unwrap_or("?").to_owned(),
+            tick: value(&info, "cpu_mhz").and_then(|text| Some(1e3 / text.parse::<f64>().ok()?)),
             qemu: Program::at(bench, device_model)?,
             device_model: device_model.to_owned(),
         })
@@ -61,6 +64,13 @@ impl Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Xen {}, {}", self.version, self.qemu)
     }
+}
+
+/// Of lines as `xen_version            : 4.20.3`, what such a name has.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let found = lines.find(|(found, _)| found.trim() == name)?;
+    Some(found.1.trim())
 }
 
 /// What `xl` says. A Ctrl-C at our terminal does not reach it.
@@ -86,6 +96,15 @@ fn cause(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_says_what_it_is_line_by_line() {
+        let said = "nr_cpus                : 2\ncpu_mhz                : 2499.998\n\
+            xen_version            : 4.20.4-pre\n";
+        assert_eq!(value(said, "xen_version"), Some("4.20.4-pre"));
+        assert_eq!(value(said, "cpu_mhz"), Some("2499.998"));
+        assert_eq!(value(said, "xen_extra"), None);
+    }
 
     #[test]
     fn the_first_error_is_the_cause() {
