@@ -110,6 +110,14 @@ pub enum XenError {
 }
 
 impl XenError {
+    /// Whether there is no such server, and not merely no way to it.
+    pub(super) fn is_absent(&self) -> bool {
+        match self {
+            XenError::Refused { source, .. } => source.raw_os_error() == Some(libc::ENOENT),
+            _ => false,
+        }
+    }
+
     /// What an operation on a domain failed by.
     pub(super) fn refused(domain: DomainId, what: &'static str, error: Errno) -> Self {
         match error {
@@ -165,4 +173,25 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, XenError> {
             },
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_absent_only_if_xen_says_so() {
+        let domain = DomainId::new(1).unwrap();
+        let refused = |error| XenError::refused(domain, "map the ioreq server's page", error);
+        assert!(refused(Errno::NOENT).is_absent());
+        for error in [
+            Errno::INTR,
+            Errno::NOMEM,
+            Errno::PERM,
+            Errno::SRCH,
+            Errno::INVAL,
+        ] {
+            assert!(!refused(error).is_absent());
+        }
+    }
 }

@@ -148,16 +148,16 @@ impl Serving {
     /// [`ServeError::Channels`]; the server is then left for a successor.
     pub fn run(mut self) -> Result<End, ServeError> {
         let end = self.answer_until_stopped();
-        let end = end.map_err(|source| self.channels_failed(source))?;
-        if end == End::Remove {
+        if matches!(end, Ok(End::Remove)) {
             self.remove();
         }
-        if end != End::Leave
-            && let Some(kept) = self.kept
-        {
-            kept.remove();
+        match (&end, self.kept.take()) {
+            (Ok(End::Remove | End::Gone), Some(kept)) => kept.remove(),
+            // It is locked until the process ends: until then the devices'
+            // threads go on, and write down what they do.
+            (_, kept) => std::mem::forget(kept),
         }
-        Ok(end)
+        end.map_err(|source| self.channels_failed(source))
     }
 
     /// How many vCPUs the domain has.
@@ -333,7 +333,10 @@ impl Routes for XenRoutes {
         let mapped = self.domain.map_range(self.id, &range);
         mapped.map_err(|error| match error {
             XenError::Exists { .. } => Refused::Exists,
-            error => Refused::Failed(error.into()),
+            error => {
+                self.forget(first, last);
+                Refused::Failed(error.into())
+            }
         })
     }
 
@@ -342,6 +345,13 @@ impl Routes for XenRoutes {
         if let Err(error) = self.domain.unmap_range(self.id, &range) {
             log::debug!("{error}");
         }
+        self.forget(first, last);
+    }
+}
+
+impl XenRoutes {
+    /// Xen does not have a range, so a successor need not take it back.
+    fn forget(&self, first: u64, last: u64) {
         if let Some(notes) = &self.notes {
             notes.forget(first, last);
         }

@@ -37,15 +37,18 @@ impl Server {
         };
         let id = ServerId::new(predecessor.server().id);
         match self.domain.ioreq_page(id) {
-            Ok(page) if predecessor.is_behind(page.words()) => self.adopt(predecessor, id, page),
-            _ => {
-                let domain = self.domain.id();
-                log::warn!(
-                    "domain {domain}: the server of the state file is gone; a new one is made"
-                );
-                self.begin(Some(predecessor.forget()))
+            Ok(page) if predecessor.is_behind(page.words()) => {
+                return self.adopt(predecessor, id, page);
             }
+            // Another server has that number now, or none.
+            Ok(_) => {}
+            Err(error) if error.is_absent() => {}
+            // A guest that waits for it would wait for ever beside a new one.
+            Err(error) => return Err(error.into()),
         }
+        let domain = self.domain.id();
+        log::warn!("domain {domain}: the server of the state file is gone; a new one is made");
+        self.begin(Some(predecessor.forget()))
     }
 
     /// Makes a server.
@@ -90,14 +93,17 @@ impl Server {
         for function in &self.functions {
             function.follow_command();
         }
+        // The predecessor may have been about to end.
+        self.domain.set_enabled(id, true)?;
         let mut serving = self.bound(id, page, Some(kept))?;
         serving.forget_stale_ranges();
         serving.dispatch.follow_all();
         serving.show()?;
-        serving.finish_what_was_begun();
+        // Older work goes before what a request of now adds to it.
         for function in &mut serving.dispatch.functions {
             function.endpoint.resume();
         }
+        serving.finish_what_was_begun();
         let domain = serving.domain.id();
         log::info!("domain {domain}: goes on where the server before it was");
         Ok(serving)
