@@ -13,21 +13,24 @@ const TESTS: [&str; 5] = [
 ];
 
 /// Kills a domain's server again and again, each time when its keeper has
-/// another: its only child, which has begun to serve.
+/// another, and then has the keeper replace one by itself.
 const KILLS: &str = r#"
 domain=$(xl domid @NAME@) || exit
 keeper=$(cat /run/vgpu-stub/$domain/pid)
-kills=0
-while [ $kills -lt 10 ]; do
-    read -r server </proc/$keeper/task/$keeper/children
-    kill -9 $server || exit
-    kills=$((kills + 1))
-    until read -r count </run/vgpu-stub/$domain/restarts && [ $count -ge $kills ] &&
-        read -r next </proc/$keeper/task/$keeper/children && [ -n "$next" ]; do
-        usleep 10000
+restarts=/run/vgpu-stub/$domain/restarts
+replaced() {
+    tries=0
+    until [ -s $restarts ] && read -r count <$restarts && [ $count -ge $1 ] &&
+        [ -n "$(cat /proc/$keeper/task/$keeper/children)" ]; do
+        [ $((tries += 1)) -le 300 ] || { cat $restarts; return 1; }
+        usleep 100000
     done
-    usleep 300000
+}
+for kills in 1 2 3 4; do
+    kill -9 $(cat /proc/$keeper/task/$keeper/children) && replaced $kills || exit
+    sleep 1
 done
+kill -HUP $keeper && replaced 5
 "#;
 
 #[test]
@@ -49,7 +52,7 @@ fn a_guest_drives_the_device_past_qemu() -> Result<(), RigError> {
     host.destroy(&guest)?;
 
     // Killed again and again, it is replaced, and the guest sees nothing of it.
-    let guest = host.guest("killed", "stub,vectors=16", &["count=300", "load"])?;
+    let guest = host.guest("killed", "stub,vectors=16", &["count=100", "load"])?;
     host.create(&guest)?;
     host.run_for(&guest, KILLS)?;
     host.passes(&guest, &["load"])?;
