@@ -28,6 +28,9 @@ const HARDWARE: &str = "-no-user-config -nodefaults -display none -msg timestamp
 const XEN: &str = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot \
     dom0_mem=640M,max:640M spec-ctrl=eager-fpu sched=credit sched_ratelimit_us=0";
 
+/// With a processor for guests alone.
+const APART: &str = " dom0_max_vcpus=1 dom0_vcpus_pin";
+
 /// No commas: they separate QEMU's multiboot modules.
 const LINUX: &str = "console=hvc0 quiet loglevel=4 panic=-1 rdinit=/init";
 
@@ -36,6 +39,7 @@ const LINUX: &str = "console=hvc0 quiet loglevel=4 panic=-1 rdinit=/init";
 pub(super) struct Machine {
     qemu: Qemu,
     kernel: PathBuf,
+    processors: u32,
 }
 
 /// What is inside the directory of one that runs.
@@ -43,8 +47,22 @@ pub(super) const PORT: &str = "port";
 pub(super) const SHARE: &str = "share";
 
 impl Machine {
-    pub(super) fn new(qemu: Qemu, kernel: PathBuf) -> Self {
-        Self { qemu, kernel }
+    /// With so many processors; the first is dom0's if there are more.
+    pub(super) fn new(qemu: Qemu, kernel: PathBuf, processors: u32) -> Self {
+        Self {
+            qemu,
+            kernel,
+            processors,
+        }
+    }
+
+    fn hardware(&self) -> String {
+        HARDWARE.replace("-smp 1", &format!("-smp {}", self.processors))
+    }
+
+    fn xen(&self) -> String {
+        let apart = if self.processors > 1 { APART } else { "" };
+        format!("{XEN}{apart}")
     }
 
     /// A text that is another one when it is another machine.
@@ -56,7 +74,7 @@ impl Machine {
             .unwrap_or(command.get_program())
             .to_owned();
         let program = identity(Path::new(&program))?;
-        Ok([&program, HARDWARE, XEN, LINUX].join("\n"))
+        Ok([&program, &*self.hardware(), &self.xen(), LINUX].join("\n"))
     }
 
     /// Starts it with the files that are kept and, in `directory`, a share and
@@ -73,13 +91,13 @@ impl Machine {
         let (console, their_console) = UnixStream::pair().map_err(failed)?;
         let mut command = self.qemu.command();
         command
-            .args(HARDWARE.split(' ').filter(|word| !word.is_empty()))
+            .args(self.hardware().split(' ').filter(|word| !word.is_empty()))
             .args(self.qemu.data_arguments())
             .args(["-run-with", "exit-with-parent=on"])
             .args(["-chardev", &port(directory), "-virtfs", &share(directory)])
             .arg("-kernel")
             .arg(kept.join(HYPERVISOR))
-            .args(["-append", XEN, "-initrd"])
+            .args(["-append", &self.xen(), "-initrd"])
             .arg(self.modules(kept));
         if incoming {
             command.args(["-incoming", "defer"]);

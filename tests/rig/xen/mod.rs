@@ -58,16 +58,18 @@ impl Rig {
     pub(crate) fn ready() -> Result<&'static Self, RigError> {
         static READY: OnceLock<Result<Rig, RigError>> = OnceLock::new();
         READY
-            .get_or_init(Self::obtain)
+            .get_or_init(|| Self::with_processors(1))
             .as_ref()
             .map_err(Clone::clone)
     }
 
-    fn obtain() -> Result<Self, RigError> {
+    /// The same on a machine with so many processors, all but the first for
+    /// guests alone. Much slower, for what is measured and not for tests.
+    pub(crate) fn with_processors(processors: u32) -> Result<Self, RigError> {
         let qemu = Qemu::obtain(process::NEVER)?;
         let tree = Tree::obtain(&contents::RECIPE, process::NEVER)?;
         let contents = Contents::of(&tree)?;
-        let machine = Machine::new(qemu, contents.kernel.clone());
+        let machine = Machine::new(qemu, contents.kernel.clone(), processors);
         let recipe = format!(
             "{VERSION}\n{}\n{}\n{}",
             machine.made_of()?,
@@ -77,7 +79,10 @@ impl Rig {
         let home = cache::directory()?.join("xen");
         fs::create_dir_all(&home).map_err(io_failed("cannot make", &home))?;
         // One place for all: it has no use for what it was made of before.
-        let kept = home.join("rig");
+        let kept = home.join(match processors {
+            1 => "rig".to_owned(),
+            more => format!("rig-{more}"),
+        });
         let lock = Kept {
             path: kept.clone(),
             recipe: &recipe,
