@@ -258,7 +258,7 @@ fn a_file_that_is_in_use_foreign_or_no_file_is_refused_in_one_line() {
     assert!(refused(&copy).contains("cannot open it"));
     fs::remove_file(&copy).unwrap();
 
-    for nothing in [&[][..], &[0; 8], &[0; 1000], &[0; 100_000]] {
+    for nothing in [0, 8, 1000, 100_000].map(|length| vec![0; length]) {
         fs::write(&copy, nothing).unwrap();
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(refused(&copy), "nothing");

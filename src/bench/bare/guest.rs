@@ -43,8 +43,9 @@ const FIRMWARE_CODE: usize = 0x100;
 
 /// Where its results are: status, culprit, calibration, its end, next record.
 const RESULTS: u64 = 0x100_0000;
+const RESULTS_SIZE: usize = 64;
 /// From the results to the first record.
-const RECORDS: u64 = RESULTS + 64;
+const RECORDS: u64 = RESULTS + RESULTS_SIZE as u64;
 /// Of a record, in words of 4 bytes: row, samples, counter (2), value.
 const RECORD_HEADER: u64 = 5;
 
@@ -299,8 +300,7 @@ impl<R: Ram> Memory<R> {
 
     /// Makes sure that nothing looks like a result yet.
     pub(in crate::bench) fn clear(&self) -> io::Result<()> {
-        self.0
-            .write(&[0; RECORDS as usize - RESULTS as usize], RESULTS)
+        self.0.write(&[0; RESULTS_SIZE], RESULTS)
     }
 
     /// How many accesses each row of a guest that is done took in all, from

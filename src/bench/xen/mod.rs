@@ -231,7 +231,7 @@ impl<'a> Rung<'a> {
         self.wait(&memory, &mut servers, START_LIMIT, "begin", |memory| {
             memory.is_held().map(|held| held.then_some(()))
         })?;
-        let before: Vec<Counts> = self.counts(&servers);
+        let before = counts(&servers);
         memory.release().map_err(io)?;
         let limit = self.work_limit();
         let status = self.wait(&memory, &mut servers, limit, "end", |memory| {
@@ -241,7 +241,7 @@ impl<'a> Rung<'a> {
         if status != Status::Done {
             return Err(self.task.explain(status));
         }
-        let after = self.counts(&servers);
+        let after = counts(&servers);
         let taken = memory.taken(&self.task).map_err(io)?;
         let served = |(number, server): &(usize, Server)| {
             let ours = &self.ours[*number];
@@ -277,11 +277,6 @@ impl<'a> Rung<'a> {
             cpu: None,
         };
         Server::start(self.bench, self.program, serve, place)
-    }
-
-    fn counts(&self, servers: &[(usize, Server)]) -> Vec<Counts> {
-        let counts = servers.iter().map(|(_, server)| Counts::of(server.id()));
-        counts.collect()
     }
 
     /// Ten times what the guest should need, and more for a busy machine.
@@ -341,4 +336,9 @@ impl Ram for Foreign {
     fn write(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
         self.0.write(at, bytes).map_err(std::io::Error::other)
     }
+}
+
+fn counts(servers: &[(usize, Server)]) -> Vec<Counts> {
+    let counts = servers.iter().map(|(_, server)| Counts::of(server.id()));
+    counts.collect()
 }

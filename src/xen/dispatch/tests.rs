@@ -381,19 +381,16 @@ fn whatever_a_guest_asks_for_is_answered() {
         let device = [1, 0xc, 0x1f, 2][next(4)];
         let flags = [READS, 0, POINTS, POINTS | READS, DOWN, READS | DOWN][next(6)];
         let size = [1, 2, 4, 8, 3, 0][next(6)];
-        let asked = match next(3) {
-            0 => {
-                let register = [0, 4, 0x10, 0x14, 0x3c, 0x84, 0xfe][next(7)];
-                let value = [0, 2, 6, BAR, BAR + 0x800, 0xffff_ffff, 0x1000][next(7)];
-                Asked::config(device << 3, register, size, flags).data(value)
-            }
-            _ => {
-                let address = [BAR, BAR + 0x800, 0x1000, u64::MAX - 16][next(4)];
-                let count = [1, 1, 2, 3, 64][next(5)];
-                Asked::memory(address + next(16) as u64, size, flags)
-                    .data(0x1000 + next(0x20) as u64)
-                    .times(count)
-            }
+        let asked = if next(3) == 0 {
+            let register = [0, 4, 0x10, 0x14, 0x3c, 0x84, 0xfe][next(7)];
+            let value = [0, 2, 6, BAR, BAR + 0x800, 0xffff_ffff, 0x1000][next(7)];
+            Asked::config(device << 3, register, size, flags).data(value)
+        } else {
+            let address = [BAR, BAR + 0x800, 0x1000, u64::MAX - 16][next(4)];
+            let count = [1, 1, 2, 3, 64][next(5)];
+            Asked::memory(address + next(16) as u64, size, flags)
+                .data(0x1000 + next(0x20) as u64)
+                .times(count)
         };
         machine.ask(0, asked);
     }
