@@ -125,14 +125,6 @@ impl Bare {
         Err(RigError::failed(format!("{}: {what}", self.name), said))
     }
 
-    /// Lets the guest run to its end; all these tests must have passed.
-    pub(crate) fn passes(&mut self, domain: &Domain, tests: &[&str]) -> Result<(), RigError> {
-        let name = domain.name();
-        let script = format!("xl unpause {name} && ( {} )", domain.listen());
-        let listened = self.run("guest", &script)?;
-        self.passed(domain, tests, &listened)
-    }
-
     /// What was heard of the guest says that all these tests have passed.
     pub(crate) fn passed(
         &mut self,
