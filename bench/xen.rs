@@ -22,6 +22,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_vgpu-stub");
 const LIMIT: Duration = Duration::from_secs(3600);
 
 const MEASURE: &str = "
+xl vcpu-pin Domain-0 all 0
 cp /share/vgpu-stub /usr/bin/
 vgpu-stub bench --rungs 7 @QUICK@ --output /tmp/report >/dev/null && cp /tmp/report/* /share/
 ";

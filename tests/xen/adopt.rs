@@ -60,7 +60,7 @@ fn a_server_is_killed_fifty_times_and_no_value_is_wrong() -> Result<(), RigError
         return Ok(());
     };
     let mut bare = Bare::new(xen, "adopt")?;
-    let domain = guest("load", 2, &["count=150", "load"]);
+    let domain = guest("load", 2, &["count=100", "load"]);
     bare.prepare(&domain)?;
     bare.well("serve", &format!("serve load {ARGUMENTS}"))?;
     println!("seed={SEED:#x}");

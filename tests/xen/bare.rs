@@ -1,6 +1,7 @@
 //! A dom0 with the program and without the launcher: its scripts start servers
 //! themselves.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -156,7 +157,7 @@ impl Bare {
 pub(crate) fn guest(name: &str, processors: u32, tests: &[&str]) -> Domain {
     let mut line = "patience=60000".to_owned();
     if processors > 1 {
-        line += &format!(" cpus={processors}");
+        write!(line, " cpus={processors}").expect("a string takes everything");
     }
     line = format!("{line} {}", tests.join(" "));
     Domain::new(name, "guest.elf", &line).processors(processors)

@@ -36,12 +36,12 @@ done <>/run/load.serial >/share/load.log
 usleep @LATER@
 "#;
 
-const STOPPED: &str = r#"
+const STOPPED: &str = r"
 kill -STOP $(server load)
 usleep 200000
 (usleep 500000; kill -CONT $(server load)) &
 destroy 0
-"#;
+";
 
 #[test]
 fn nothing_is_left_of_a_domain_that_is_destroyed() -> Result<(), RigError> {
