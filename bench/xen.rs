@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 const MEASURE: &str = "
 xl vcpu-pin Domain-0 all 0
 cp /share/vgpu-stub /usr/bin/
-vgpu-stub bench --rungs 7 @QUICK@ --output /tmp/report >/dev/null && cp /tmp/report/* /share/
+vgpu-stub bench --rungs 7 @QUICK@ --output /tmp/report >/dev/null && cp /tmp/report/report.md /share/
 ";
 
 fn main() -> ExitCode {
