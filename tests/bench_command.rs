@@ -76,7 +76,11 @@ fn what_cannot_be_measured_at_all_is_told_first() {
     let dir = tempdir().unwrap();
     for (arguments, status, expected) in [
         (&["--rungs", "3"][..], 2, "say --socket-path"),
-        (&["--rungs", "6"], 2, "6 is not in 1..=5"),
+        (
+            &["--rungs", "6"],
+            2,
+            "6 is guest-bench, which runs inside a guest",
+        ),
         (&["--cpus", "0,0"], 2, "two different ones"),
         (&["--cpus", "x"], 2, "'x' is not the number of a CPU"),
         (&["--cpus", "1000000"], 1, "may not run on CPU 1000000"),

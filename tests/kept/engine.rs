@@ -245,15 +245,47 @@ fn an_engine_that_is_killed_at_any_access_to_memory_ends_as_one_that_is_not() {
     let looks = std::mem::take(&mut *looks.lock().unwrap());
     assert!(looks.len() > 50, "{}", looks.len());
     for (number, left) in looks.iter().enumerate() {
-        let mut second = Process::new(left, false);
-        let mut state = StateReader::new(&left.state).unwrap();
-        second.stub.restore(&mut state).unwrap();
-        state.finish().unwrap();
-        second.stub.resume();
-        second.run(&program);
         let name = format!("look {number}, {} accesses", left.committed);
-        compare(&second.end(), &expected, &name);
+        compare(&successor_of(left, &program), &expected, &name);
     }
+}
+
+#[test]
+fn what_was_accepted_and_not_begun_is_done_by_a_successor() {
+    let program = program();
+    let start = nothing();
+    let mut whole = Process::new(&start, false);
+    whole.run(&program);
+
+    let mut first = Process::new(&start, false);
+    let bus = first.bus.clone();
+    // The engine does not get at guest memory.
+    let guest = bus.guest.lock().unwrap();
+    first.run(&program);
+    let (committed, state) = bus.committed.lock().unwrap().clone();
+    let left = Left {
+        committed,
+        state,
+        memory: values(bus.memory.words()),
+        guest: guest.clone(),
+    };
+    drop(guest);
+    compare(
+        &successor_of(&left, &program),
+        &whole.end(),
+        "nothing begun",
+    );
+}
+
+/// What the guest finds when a successor has done the rest.
+fn successor_of(left: &Left, program: &[(Reg, u64)]) -> (Vec<u64>, Vec<u8>) {
+    let mut second = Process::new(left, false);
+    let mut state = StateReader::new(&left.state).unwrap();
+    second.stub.restore(&mut state).unwrap();
+    state.finish().unwrap();
+    second.stub.resume();
+    second.run(program);
+    second.end()
 }
 
 fn compare(end: &(Vec<u64>, Vec<u8>), expected: &(Vec<u64>, Vec<u8>), name: &str) {

@@ -38,6 +38,10 @@ const RUNG: u8 = 7;
 /// How often we look how far the guest is.
 const TICK: Duration = Duration::from_millis(50);
 
+/// A slice here, in slices of the other rungs: an access takes longer, and the
+/// first ones after another row's longer still.
+const SLICES: u32 = 10;
+
 /// Until the guest has found its devices: a fraction of a second.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -102,7 +106,10 @@ impl<'a> Rung<'a> {
                 .collect(),
             slices: bench.plan.slices,
             // Its counter is the processor's, which dom0 may not read itself.
-            goal: ticks(bench.plan.slice, host.tick.unwrap_or(bench.clock.tick())),
+            goal: ticks(
+                bench.plan.slice * SLICES,
+                host.tick.unwrap_or(bench.clock.tick()),
+            ),
             hold: true,
         };
         Rung {
@@ -283,7 +290,7 @@ impl<'a> Rung<'a> {
     fn work_limit(&self) -> Duration {
         let plan = &self.bench.plan;
         let rows = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        START_LIMIT + plan.slice * (plan.slices + 6) * rows * 10
+        START_LIMIT + plan.slice * SLICES * (plan.slices + 6) * rows * 10
     }
 
     /// Waits until the guest has come so far, a server ends, the limit, or an

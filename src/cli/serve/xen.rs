@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -173,6 +173,7 @@ impl XenArgs {
 
 /// Makes all devices and has Xen send their accesses.
 fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
+    let began = Instant::now();
     #[cfg(feature = "host")]
     if vgpu_stub::host::is_pvh(id) {
         return Err(Failure::failed(XenError::NotHvm(id)));
@@ -207,6 +208,8 @@ fn start(args: &Args, id: DomainId) -> Result<Serving, Failure> {
     for (name, slot) in added {
         log::info!("domain {id}: {name} at {slot}");
     }
+    let took = began.elapsed().as_micros();
+    log::info!("domain {id}: set up in {took} us");
     Ok(serving)
 }
 

@@ -27,6 +27,8 @@ pub(in crate::devices) struct Shared {
     refused: AtomicU32,
     raised: AtomicU64,
     epoch: AtomicU32,
+    /// The command and the kick that came last before this epoch.
+    before: (AtomicU32, AtomicU32),
     ring: Ring,
     /// What waits is to be dropped, not done.
     pub(super) draining: AtomicBool,
@@ -85,6 +87,7 @@ impl Shared {
             refused: AtomicU32::new(0),
             raised: AtomicU64::new(0),
             epoch: AtomicU32::new(0),
+            before: (AtomicU32::new(0), AtomicU32::new(0)),
             ring: Ring::default(),
             draining: AtomicBool::new(false),
             shown: Shown::default(),
@@ -220,6 +223,10 @@ impl Shared {
         self.raised.store(0, Ordering::Release);
         let epoch = self.epoch.load(Ordering::Relaxed).wrapping_add(1);
         self.epoch.store(epoch, Ordering::Relaxed);
+        let submitted = self.submitted.load(Ordering::Relaxed);
+        self.before.0.store(submitted, Ordering::Relaxed);
+        let kicks = self.ring.kicks.load(Ordering::Relaxed);
+        self.before.1.store(kicks, Ordering::Relaxed);
         // Not committed: it counts once the access is, which has the epoch.
         let progress = self.as_new();
         *self.progress() = progress;
@@ -303,17 +310,17 @@ impl Shared {
         let _ = self.memory.set(memory);
     }
 
-    /// What an engine that had no work since the last reset got done.
+    /// What an engine that has not begun any work since the last reset got done.
     fn as_new(&self) -> Progress {
         Progress {
             epoch: self.epoch.load(Ordering::Relaxed),
-            finished: self.submitted.load(Ordering::Relaxed),
-            kick: self.ring.kicks.load(Ordering::Relaxed),
+            finished: self.before.0.load(Ordering::Relaxed),
+            kick: self.before.1.load(Ordering::Relaxed),
             ..Progress::default()
         }
     }
 
-    fn registers(&self) -> [&AtomicU32; 9] {
+    fn registers(&self) -> [&AtomicU32; 11] {
         let ring = &self.ring;
         [
             &self.enabled,
@@ -322,6 +329,8 @@ impl Shared {
             &self.submitted,
             &self.refused,
             &self.epoch,
+            &self.before.0,
+            &self.before.1,
             &ring.size,
             &ring.tail,
             &ring.kicks,
@@ -349,7 +358,7 @@ impl Shared {
         let kept = self.memory().map(EngineMemory::progress).transpose()?;
         let progress = match kept.flatten() {
             Some(progress) if progress.epoch == self.as_new().epoch => progress,
-            // There was a reset, and no work since.
+            // There was a reset, and no work was begun since.
             _ => self.as_new(),
         };
         let left = self.submitted.load(Ordering::Relaxed);
