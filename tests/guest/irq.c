@@ -227,8 +227,9 @@ void interrupt(struct frame *frame)
         line_interrupt(line);
         return;
     }
-    counts[frame->vector]++;
+    /* Before the count: who waits for that asks at once. */
     took[frame->vector] = cpu_id();
+    counts[frame->vector]++;
     if (frame->vector == IOAPIC_VECTOR) {
         acknowledge();
         if (counts[IOAPIC_VECTOR] >= STORM)
