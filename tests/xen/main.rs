@@ -6,6 +6,7 @@ mod bare;
 mod death;
 mod host;
 mod launched;
+mod linux;
 mod native;
 mod refusals;
 #[path = "../rig/mod.rs"]

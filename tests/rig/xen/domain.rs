@@ -12,7 +12,7 @@ xl create @HOW@ /share/@NAME@.cfg
 const LISTEN: &str = r#"
 while read -t 120 -r line; do
     echo "$line"
-    case $line in done*) exit 0;; esac
+    case $line in done*|*'vgpu-stub: end'*) exit 0;; esac
 done <>/run/@NAME@.serial >/share/@NAME@.log
 exit 1
 "#;
@@ -41,10 +41,22 @@ pub(crate) enum Kind {
 impl Domain {
     /// A guest that boots a multiboot image of the share.
     pub(crate) fn new(name: &str, image: &str, command_line: &str) -> Self {
+        Self::hvm(name, 64, image, command_line)
+    }
+
+    /// A guest that boots a Linux of the share, with an initramfs.
+    pub(crate) fn linux(name: &str, kernel: &str, initramfs: &str, command_line: &str) -> Self {
+        let mut domain = Self::hvm(name, 256, kernel, command_line);
+        writeln!(domain.lines, "ramdisk = \"/share/{initramfs}\"")
+            .expect("a string takes everything");
+        domain
+    }
+
+    fn hvm(name: &str, megabytes: u32, image: &str, command_line: &str) -> Self {
         let lines = format!(
             r#"name = "{name}"
 type = "hvm"
-memory = 64
+memory = {megabytes}
 kernel = "/share/{image}"
 extra = "{command_line}"
 serial = "file:/run/{name}.serial"
@@ -118,7 +130,7 @@ kernel = "/share/{image}"
     }
 
     /// A script that writes the guest's output to the share as `NAME.log`, up
-    /// to a line that begins with "done". It fails when the guest is silent
+    /// to a line that begins with "done", or Linux's last. It fails when the guest is silent
     /// for too long.
     pub(crate) fn listen(&self) -> String {
         self.script(LISTEN)
