@@ -1,5 +1,5 @@
-//! The device in an HVM guest under a real Xen, put there by the launcher in
-//! front of `xl`'s device model.
+//! The device in a guest under a real Xen: put there by the launcher in front of
+//! `xl`'s device model (here, `launched`), or by `serve --xen` alone.
 
 mod adopt;
 mod bare;
